@@ -1,0 +1,373 @@
+"""Reading and rewriting the one Relax function `main` of a model: bindings, constants, consumers.
+
+Reading: `main_of`, `bindings_of`, `op_name`, `shape_of`, `dtype_of`, `const_array`, `consumers`.
+Writing: `constant`, `rewrite` (visit every binding in order) and, below it, `GraphBuilder`.
+
+>>> def visit(g, var, value):          # doctest: +SKIP
+...     if op_name(value) != "relax.nn.relu":
+...         return None                # keep the binding, with its name
+...     return relax.op.clip(value.args[0], 0.0, 6.0)
+>>> new_mod, changed = rewrite(mod, visit)   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from lepton_tvm.errors import CompileError
+
+__all__ = [
+    "Array",
+    "Expr",
+    "GraphBuilder",
+    "Visit",
+    "argument_vars",
+    "bindings_of",
+    "const_array",
+    "constant",
+    "consumers",
+    "definitions",
+    "dtype_of",
+    "is_constant",
+    "main_of",
+    "op_name",
+    "output_of",
+    "rewrite",
+    "same_structure",
+    "scalar_of",
+    "shape_of",
+    "short_op",
+    "substitute",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+Expr: TypeAlias = Any  # a Relax expression; TVM's classes carry no usable static types
+
+
+def main_of(mod: tvm.IRModule) -> relax.Function:
+    """The Relax function `main` of `mod`; `CompileError` where there is none."""
+    for gvar, func in mod.functions.items():
+        if gvar.name_hint == "main" and isinstance(func, relax.Function):
+            return func
+    raise CompileError("the module has no Relax function named 'main'; import the model first")
+
+
+def bindings_of(func: relax.Function) -> list[relax.VarBinding]:
+    """All bindings of `func` in order; a match-cast or control flow is a `CompileError`."""
+    if not isinstance(func.body, relax.SeqExpr):
+        return []
+    found = []
+    for block in func.body.blocks:
+        for binding in block.bindings:
+            if not isinstance(binding, relax.VarBinding) or isinstance(binding.value, relax.If):
+                kind = "branch" if isinstance(binding, relax.VarBinding) else "match_cast"
+                raise CompileError(
+                    f"'{binding.var.name}' is a {kind}; passes take straight-line code only, "
+                    "so fix every shape and remove control flow before import"
+                )
+            found.append(binding)
+    return found
+
+
+def output_of(func: relax.Function) -> Expr:
+    """What `func` returns: a variable or constant, or a `relax.Tuple` of them."""
+    body = func.body.body if isinstance(func.body, relax.SeqExpr) else func.body
+    made = definitions(func).get(body)
+    return made if isinstance(made, relax.Tuple) else body
+
+
+def definitions(func: relax.Function) -> dict[relax.Var, Expr]:
+    """Variable -> the value bound to it (parameters are not in it)."""
+    return {b.var: b.value for b in bindings_of(func)}
+
+
+def argument_vars(expr: Expr) -> Iterator[relax.Var]:
+    """Every variable read by `expr`, once per place, also inside tuples."""
+    if isinstance(expr, relax.Var):
+        yield expr
+    elif isinstance(expr, relax.Tuple):
+        for field in expr.fields:
+            yield from argument_vars(field)
+    elif isinstance(expr, relax.TupleGetItem):
+        yield from argument_vars(expr.tuple_value)
+    elif isinstance(expr, tvm.ir.Call):
+        for arg in expr.args:
+            yield from argument_vars(arg)
+
+
+def consumers(func: relax.Function) -> dict[relax.Var, list[relax.VarBinding]]:
+    """Variable -> the bindings that read it, in order, once each.
+
+    Every variable and parameter is a key. A variable that the function returns also has, last, a
+    binding of itself (`binding.var` is that same variable), so that a single entry really means
+    that nobody else sees the value.
+    """
+    func_bindings = bindings_of(func)
+    readers: dict[relax.Var, list[relax.VarBinding]] = {p: [] for p in func.params}
+    for binding in func_bindings:
+        readers.setdefault(binding.var, [])
+        for var in dict.fromkeys(argument_vars(binding.value)):
+            readers.setdefault(var, []).append(binding)
+    made = {b.var: b for b in func_bindings}
+    for var in argument_vars(func.body.body if isinstance(func.body, relax.SeqExpr) else func.body):
+        readers[var].append(made.get(var) or relax.VarBinding(var, var))
+    return readers
+
+
+def op_name(expr: Expr) -> str:
+    """`relax.nn.conv2d` for an op call, `call_tir:maximum` for a PrimFunc call, else ''.
+
+    Digits that only keep PrimFunc names apart (`maximum12`) are dropped.
+    """
+    if not isinstance(expr, tvm.ir.Call):
+        return ""
+    name = getattr(expr.op, "name", "")
+    if name == "relax.call_tir":
+        return f"call_tir:{expr.args[0].name_hint.rstrip('0123456789')}"
+    return str(name)
+
+
+def short_op(expr: Expr) -> str:
+    """The last word of the op, as used in binding names: `conv2d`, `add`, `tuple`."""
+    if isinstance(expr, relax.Tuple):
+        return "tuple"
+    if isinstance(expr, relax.TupleGetItem):
+        return "item"
+    return op_name(expr).rsplit(".", 1)[-1].rsplit(":", 1)[-1] or "copy"
+
+
+def shape_of(expr: Expr) -> tuple[int, ...]:
+    """The static shape of a tensor expression; `CompileError` if unknown or symbolic."""
+    ty = expr.ty
+    shape = getattr(ty, "shape", None)
+    if shape is None or not hasattr(shape, "__iter__"):
+        raise CompileError(f"'{_label(expr)}' has no known shape ({ty}); fix the input shapes")
+    dims = list(shape)
+    if not all(isinstance(d, tvm.tirx.IntImm) for d in dims):
+        raise CompileError(f"'{_label(expr)}' has a symbolic shape {dims}; fix the input shapes")
+    return tuple(int(d) for d in dims)
+
+
+def dtype_of(expr: Expr) -> str:
+    """The element type of a tensor expression, such as `float32`."""
+    return str(expr.ty.dtype)
+
+
+def is_constant(expr: Expr) -> bool:
+    """True for a tensor constant."""
+    return isinstance(expr, tvm.ir.GenericConst)
+
+
+def const_array(expr: Expr) -> Array | None:
+    """The array of a tensor constant (a copy), or None when `expr` is not constant."""
+    if not is_constant(expr):
+        return None
+    array: Array = expr.value.numpy()
+    return array
+
+
+def scalar_of(expr: Expr) -> float | None:
+    """The value of a constant with exactly one element (any rank), or None."""
+    if not is_constant(expr) or int(np.prod(shape_of(expr), dtype=np.int64)) != 1:
+        return None
+    return float(expr.value.numpy().reshape(()))
+
+
+def constant(array: Array, dtype: str | None = None) -> Expr:
+    """A tensor constant of `array`, made contiguous; `dtype` converts."""
+    made = np.ascontiguousarray(array, dtype=dtype) if np.ndim(array) else np.asarray(array, dtype)
+    return relax.const(made, str(made.dtype))
+
+
+def substitute(expr: Expr, mapping: Mapping[relax.Var, Expr]) -> Expr:
+    """`expr` with variables replaced; the same object where nothing changes."""
+    if isinstance(expr, relax.Var):
+        return mapping.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        fields = [substitute(f, mapping) for f in expr.fields]
+        same = all(a is b or a.same_as(b) for a, b in zip(fields, expr.fields, strict=True))
+        return expr if same else relax.Tuple(fields)
+    if isinstance(expr, relax.TupleGetItem):
+        value = substitute(expr.tuple_value, mapping)
+        return expr if value is expr.tuple_value else relax.TupleGetItem(value, expr.index)
+    if isinstance(expr, tvm.ir.Call):
+        args = [substitute(a, mapping) for a in expr.args]
+        if all(a is b or a.same_as(b) for a, b in zip(args, expr.args, strict=True)):
+            return expr
+        return tvm.ir.Call(expr.op, args, expr.attrs, expr.ty_args)
+    return expr
+
+
+def same_structure(a: tvm.IRModule | Expr, b: tvm.IRModule | Expr) -> bool:
+    """Structural equality, constants by value, variable names ignored."""
+    import tvm_ffi
+
+    return bool(tvm_ffi.structural_equal(a, b, map_free_vars=True))
+
+
+class GraphBuilder:
+    """Writes a new `main` binding by binding, with inferred types and chosen names.
+
+    Names: `emit(expr, name)` takes `name` as it is when it is free, else (or when None) the next
+    `<op>_<n>`. PrimFuncs and other functions of the module are carried over by `finish`.
+    """
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        self._mod = mod.clone()
+        self._old = main_of(mod)
+        # names of the old bindings are never chosen for new ones: they may still be asked for
+        self._reserved = {b.var.name for b in bindings_of(self._old)}
+        self._normal = relax.BlockBuilder(self._mod)
+        self._made: list[tuple[relax.DataflowVar, Expr]] = []
+        self._values: dict[relax.Var, Expr] = {}
+        self._taken: set[str] = {p.name for p in self._old.params}
+        self._next: dict[str, int] = {}
+
+    def emit(self, expr: Expr, name: str | None = None) -> Expr:
+        """Bind `expr` and return its variable; variables and constants are returned as they are.
+
+        Tensor expressions nested in `expr` are bound first, so an expression tree may be given.
+        """
+        if isinstance(expr, relax.Var) or is_constant(expr):
+            return expr
+        expr = self._flatten(expr)
+        expr = self._normal.normalize(expr)
+        if name is None or name in self._taken:
+            name = self._fresh(short_op(expr))
+        self._taken.add(name)
+        var = relax.DataflowVar(name, expr.ty)
+        self._made.append((var, expr))
+        self._values[var] = expr
+        return var
+
+    def value(self, expr: Expr) -> Expr:
+        """What a variable emitted here is bound to; anything else (a parameter too) unchanged."""
+        return self._values.get(expr, expr) if isinstance(expr, relax.Var) else expr
+
+    def finish(self, output: Expr, params: Sequence[relax.Var] | None = None) -> tvm.IRModule:
+        """The module with the new `main` that returns `output` (a Tuple for several outputs).
+
+        Bindings that nobody reads are dropped. `params` defaults to those of the old `main`.
+        """
+        params = list(self._old.params) if params is None else list(params)
+        if isinstance(output, relax.Tuple):
+            fields = [self.emit(f) for f in output.fields]
+            output = self.emit(relax.Tuple(fields), "outputs")
+        live = self._live_bindings(output)
+        # a returned variable must be visible outside the dataflow block
+        if isinstance(output, relax.DataflowVar):
+            result = relax.Var(output.name, output.ty)
+            rename = {output: result}
+        else:
+            result = relax.Var("output", output.ty)
+            rename = {}
+            live = [*live, (result, output)]
+        bindings = []
+        for var, value in live:
+            new_value = substitute(value, rename)
+            if new_value is not value:
+                new_value = self._normal.normalize(new_value)
+            bindings.append(relax.VarBinding(rename.get(var, var), new_value))
+        body = self._normal.normalize(relax.SeqExpr([relax.DataflowBlock(bindings)], result))
+        self._mod["main"] = relax.Function(
+            params, body, result.ty, self._old.is_pure, self._old.attrs
+        )
+        return _drop_unused_primfuncs(self._mod)
+
+    def _live_bindings(self, output: Expr) -> list[tuple[relax.Var, Expr]]:
+        needed = set(argument_vars(output))
+        live = []
+        for var, value in reversed(self._made):
+            if var in needed:
+                needed.update(argument_vars(value))
+                live.append((var, value))
+        return live[::-1]
+
+    def _flatten(self, expr: Expr) -> Expr:
+        """Bind calls nested in the arguments of `expr`."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._flat_argument(f) for f in expr.fields])
+        if isinstance(expr, relax.TupleGetItem):
+            return relax.TupleGetItem(self._flat_argument(expr.tuple_value), expr.index)
+        if not isinstance(expr, tvm.ir.Call):
+            return expr
+        args = [self._flat_argument(a) for a in expr.args]
+        if all(a is b or a.same_as(b) for a, b in zip(args, expr.args, strict=True)):
+            return expr
+        return tvm.ir.Call(expr.op, args, expr.attrs, expr.ty_args)
+
+    def _flat_argument(self, arg: Expr) -> Expr:
+        if isinstance(arg, relax.Tuple):
+            return relax.Tuple([self._flat_argument(f) for f in arg.fields])
+        if isinstance(arg, relax.TupleGetItem):
+            return self.emit(arg)
+        is_tensor_call = isinstance(arg, tvm.ir.Call) and op_name(arg).startswith("relax.")
+        return self.emit(arg) if is_tensor_call else arg
+
+    def _fresh(self, op: str) -> str:
+        number = self._next.get(op, 0)
+        while f"{op}_{number}" in self._taken or f"{op}_{number}" in self._reserved:
+            number += 1
+        self._next[op] = number + 1
+        return f"{op}_{number}"
+
+
+Visit: TypeAlias = Callable[[GraphBuilder, relax.Var, Expr], Expr | None]
+
+
+def rewrite(mod: tvm.IRModule, visit: Visit) -> tuple[tvm.IRModule, int]:
+    """Rebuild `main`, asking `visit(builder, old_var, value)` about every binding in order.
+
+    `value` already reads the new variables (`builder.value(arg)` is what made an argument), while
+    `old_var` is the variable of the module that came in, fit for look-up in `consumers`. `visit`
+    answers None to keep the binding under its name, or the expression to use in its place: a call
+    or tree of calls takes over the name when the op stays the same, a variable or constant makes
+    the binding vanish. Returns the new module and how many bindings were replaced; `mod` itself is
+    never changed, and dead bindings and unused PrimFuncs are dropped.
+    """
+    func = main_of(mod)
+    old = bindings_of(func)
+    builder = GraphBuilder(mod)
+    env: dict[relax.Var, Expr] = {}
+    changed = 0
+    for binding in old:
+        value = substitute(binding.value, env)
+        if isinstance(value, relax.Var) or is_constant(value):
+            env[binding.var] = value
+            continue
+        answer = visit(builder, binding.var, value)
+        if answer is None:
+            env[binding.var] = builder.emit(value, binding.var.name)
+            continue
+        changed += 1
+        keeps = short_op(answer) == short_op(binding.value)
+        env[binding.var] = builder.emit(answer, binding.var.name if keeps else None)
+    output = func.body.body if isinstance(func.body, relax.SeqExpr) else func.body
+    result = substitute(output, env)
+    made = builder.value(result)
+    return builder.finish(made if isinstance(made, relax.Tuple) else result), changed
+
+
+def _drop_unused_primfuncs(mod: tvm.IRModule) -> tvm.IRModule:
+    """Remove every PrimFunc that `main` does not call (`main` is the only entry)."""
+    used = {
+        a.name_hint
+        for b in bindings_of(main_of(mod))
+        if isinstance(b.value, tvm.ir.Call)
+        for a in b.value.args
+        if isinstance(a, tvm.ir.GlobalVar)
+    }
+    for gvar, func in list(mod.functions.items()):
+        if isinstance(func, tvm.tirx.PrimFunc) and gvar.name_hint not in used:
+            del mod[gvar]
+    return mod
+
+
+def _label(expr: Expr) -> str:
+    return str(expr.name) if isinstance(expr, relax.Var) else short_op(expr)
