@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from lepton_tvm.errors import CompileError
@@ -44,6 +45,7 @@ __all__ = [
     "shape_of",
     "short_op",
     "substitute",
+    "with_attrs",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -146,9 +148,9 @@ def shape_of(expr: Expr) -> tuple[int, ...]:
     """The static shape of a tensor expression; `CompileError` if unknown or symbolic."""
     ty = expr.ty
     shape = getattr(ty, "shape", None)
-    if shape is None or not hasattr(shape, "__iter__"):
+    if not isinstance(shape, relax.ShapeExpr | tuple | list | tvm_ffi.Array):
         raise CompileError(f"'{_label(expr)}' has no known shape ({ty}); fix the input shapes")
-    dims = list(shape)
+    dims = list(shape.values if isinstance(shape, relax.ShapeExpr) else shape)
     if not all(isinstance(d, tvm.tirx.IntImm) for d in dims):
         raise CompileError(f"'{_label(expr)}' has a symbolic shape {dims}; fix the input shapes")
     return tuple(int(d) for d in dims)
@@ -204,10 +206,22 @@ def substitute(expr: Expr, mapping: Mapping[relax.Var, Expr]) -> Expr:
     return expr
 
 
+def with_attrs(call: Expr, args: Sequence[Expr] | None = None, **changes: Any) -> Expr:
+    """`call` with some attributes (and, when given, its arguments) replaced.
+
+    >>> with_attrs(conv, [x, hwio], data_layout="NHWC", kernel_layout="HWIO")  # doctest: +SKIP
+    """
+    info = type(call.attrs).__tvm_ffi_type_info__
+    fields = {f.name: getattr(call.attrs, f.name) for f in info.fields}
+    unknown = sorted(set(changes) - set(fields))
+    if unknown:
+        raise CompileError(f"{op_name(call)} has no attribute {unknown}; it has {sorted(fields)}")
+    attrs = tvm.ir.make_node(info.type_key, **{**fields, **changes})
+    return tvm.ir.Call(call.op, list(call.args if args is None else args), attrs, call.ty_args)
+
+
 def same_structure(a: tvm.IRModule | Expr, b: tvm.IRModule | Expr) -> bool:
     """Structural equality, constants by value, variable names ignored."""
-    import tvm_ffi
-
     return bool(tvm_ffi.structural_equal(a, b, map_free_vars=True))
 
 
@@ -228,6 +242,16 @@ class GraphBuilder:
         self._values: dict[relax.Var, Expr] = {}
         self._taken: set[str] = {p.name for p in self._old.params}
         self._next: dict[str, int] = {}
+        self._uses: dict[relax.Var, int] = {}
+
+    @property
+    def mod(self) -> tvm.IRModule:
+        """The module being written; look up PrimFuncs here, do not change it."""
+        return self._mod
+
+    def forget_names(self) -> None:
+        """Let new bindings take the names of old ones (for a pass that renames everything)."""
+        self._reserved = set()
 
     def emit(self, expr: Expr, name: str | None = None) -> Expr:
         """Bind `expr` and return its variable; variables and constants are returned as they are.
@@ -236,8 +260,7 @@ class GraphBuilder:
         """
         if isinstance(expr, relax.Var) or is_constant(expr):
             return expr
-        expr = self._flatten(expr)
-        expr = self._normal.normalize(expr)
+        expr = self.typed(expr)
         if name is None or name in self._taken:
             name = self._fresh(short_op(expr))
         self._taken.add(name)
@@ -246,9 +269,25 @@ class GraphBuilder:
         self._values[var] = expr
         return var
 
+    def typed(self, expr: Expr) -> Expr:
+        """`expr` with its type inferred; calls nested in its arguments are emitted first."""
+        return self._normal.normalize(self._flatten(expr))
+
     def value(self, expr: Expr) -> Expr:
         """What a variable emitted here is bound to; anything else (a parameter too) unchanged."""
         return self._values.get(expr, expr) if isinstance(expr, relax.Var) else expr
+
+    def uses(self, expr: Expr) -> int:
+        """How many bindings of the old `main` read this value (a returned value counts once more).
+
+        Never too low during `rewrite`; 1 for what `emit` bound on the way.
+        """
+        return self._uses.get(expr, 1) if isinstance(expr, relax.Var) else 1
+
+    def single_use(self, expr: Expr) -> Expr | None:
+        """The call that made `expr` when nobody but the present reader sees it, else None."""
+        made = self.value(expr)
+        return made if made is not expr and self.uses(expr) == 1 else None
 
     def finish(self, output: Expr, params: Sequence[relax.Var] | None = None) -> tvm.IRModule:
         """The module with the new `main` that returns `output` (a Tuple for several outputs).
@@ -333,21 +372,28 @@ def rewrite(mod: tvm.IRModule, visit: Visit) -> tuple[tvm.IRModule, int]:
     """
     func = main_of(mod)
     old = bindings_of(func)
+    old_readers = consumers(func)
+    params = set(func.params)
     builder = GraphBuilder(mod)
+    builder._uses = {p: len(readers) for p, readers in old_readers.items() if p in params}
     env: dict[relax.Var, Expr] = {}
     changed = 0
     for binding in old:
         value = substitute(binding.value, env)
-        if isinstance(value, relax.Var) or is_constant(value):
-            env[binding.var] = value
-            continue
-        answer = visit(builder, binding.var, value)
+        if value is not binding.value and isinstance(value, tvm.ir.Call | relax.TupleGetItem):
+            value = builder.typed(value)
+        answer = value
+        if not isinstance(value, relax.Var) and not is_constant(value):
+            answer = visit(builder, binding.var, value)
+            changed += answer is not None
         if answer is None:
-            env[binding.var] = builder.emit(value, binding.var.name)
-            continue
-        changed += 1
-        keeps = short_op(answer) == short_op(binding.value)
-        env[binding.var] = builder.emit(answer, binding.var.name if keeps else None)
+            new = builder.emit(value, binding.var.name)
+        else:
+            keeps = short_op(answer) == short_op(binding.value)
+            new = builder.emit(answer, binding.var.name if keeps else None)
+        env[binding.var] = new
+        if isinstance(new, relax.Var):
+            builder._uses[new] = builder._uses.get(new, 0) + len(old_readers[binding.var])
     output = func.body.body if isinstance(func.body, relax.SeqExpr) else func.body
     result = substitute(output, env)
     made = builder.value(result)
