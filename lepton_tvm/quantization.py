@@ -1,0 +1,116 @@
+"""Post-training quantization of a model: calibrate, decide, write Q/DQ pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lepton_tvm.calibration import Executor, Range, collect_ranges
+from lepton_tvm.data import as_samples
+from lepton_tvm.errors import InputError
+from lepton_tvm.ir import graph as g
+from lepton_tvm.model import Model, Step
+from lepton_tvm.passes.quantize.annotate import Plan, annotate
+from lepton_tvm.passes.quantize.config import QuantizeConfig
+from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
+from lepton_tvm.passes.quantize.qparams import activation_qparams
+
+__all__ = ["METHODS", "QuantizeConfig", "quantize", "quantize_model"]
+
+METHODS = ("uniform",)
+
+
+def quantize(
+    model: Model,
+    calibration: Any = None,
+    *,
+    method: str = "uniform",
+    bit_width: int = 8,
+    config: QuantizeConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+    executor: Executor | None = None,
+) -> Model:
+    """Quantize `model` after training, with ranges measured on `calibration`.
+
+    `calibration` is anything that `lepton_tvm.data.as_samples` reads; it is read once, streaming.
+    The result holds quantize/dequantize pairs; compiling it lowers them to integer kernels. Its
+    report (`model.report`) says what is quantized and, op by op, what is not and why. `progress` is
+    told how many samples are done; `executor` replaces the compiler that runs the float model.
+
+    Raises `InputError` for missing, empty or wrong calibration data, an unsupported `method` or
+    `bit_width`, a model that is quantized already, or one in which nothing can be quantized.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown quantization method {method!r}; there is {', '.join(METHODS)}")
+    config = _config(config, bit_width)
+    if model.precision != "float32":
+        raise InputError(f"model '{model.name}' is quantized already; start from the float model")
+    if calibration is None:
+        raise InputError(
+            "quantize needs calibration data: some 32 typical inputs, without labels, as in "
+            "quantize(model, calibration={'input': array})"
+        )
+    samples = as_samples(calibration, model.inputs)
+    plan = annotate(model.module, config)
+    if not plan.anchors:
+        raise InputError(f"nothing in model '{model.name}' can be quantized: {_reasons(plan)}")
+    data_of = _data_of_anchors(model, plan)
+    ranges = collect_ranges(
+        model,
+        samples,
+        method=config.calibrator,
+        percentile=config.percentile,
+        tensors=list(dict.fromkeys((*plan.measured, *data_of.values()))),
+        executor=executor,
+        progress=progress,
+    )
+    insert = InsertQDQ(
+        plan,
+        {t: activation_qparams(ranges[t].low, ranges[t].high) for t in plan.measured},
+        _means(data_of, ranges) if config.bias_correction else {},
+    )
+    module, inserted = insert(model.module)
+    step = Step(
+        "quantize",
+        {"method": method, "samples": samples.length, **config.to_json()},
+        (plan.report.to_json(), _ranges_report(plan, ranges), inserted.to_json()),
+    )
+    return model.derive(module, step, calibration_sha256=samples.fingerprint)
+
+
+def quantize_model(
+    model: Model, calibration: Any = None, bit_width: int = 8, **options: Any
+) -> Model:
+    """The short form of `quantize`: the same call with `bit_width` by position."""
+    return quantize(model, calibration, bit_width=bit_width, **options)
+
+
+def _config(config: QuantizeConfig | None, bit_width: int) -> QuantizeConfig:
+    if bit_width != 8:
+        raise InputError(
+            f"bit_width={bit_width!r} is not supported: this version quantizes to 8 bits only"
+        )
+    return config or QuantizeConfig()
+
+
+def _data_of_anchors(model: Model, plan: Plan) -> dict[str, str]:
+    """Anchor name -> name of the tensor it reads."""
+    wanted = set(plan.anchors)
+    made = g.definitions(g.main_of(model.module))
+    return {v.name: call.args[0].name for v, call in made.items() if v.name in wanted}
+
+
+def _means(data_of: dict[str, str], ranges: dict[str, Range]) -> dict[str, Any]:
+    return {anchor: ranges[data].channel_mean for anchor, data in data_of.items()}
+
+
+def _ranges_report(plan: Plan, ranges: dict[str, Range]) -> dict[str, Any]:
+    """The measured ranges, in the shape of a pass report."""
+    measured = {t: ranges[t].to_json() for t in plan.measured}
+    return {"name": "calibrate", "changed": len(measured), "ranges": measured}
+
+
+def _reasons(plan: Plan) -> str:
+    listed = [f"'{s.name}' ({s.op}): {s.reason}" for s in plan.skipped[:3]]
+    more = len(plan.skipped) - len(listed)
+    return "; ".join(listed) + (f"; and {more} more" if more > 0 else "") or "it has no ops"

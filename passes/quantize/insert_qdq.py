@@ -1,0 +1,167 @@
+"""Writing a plan into the graph as quantize/dequantize pairs, the interchange form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from lepton_tvm.errors import CompileError
+from lepton_tvm.ir import graph as g
+from lepton_tvm.passes.base import PassReport
+from lepton_tvm.passes.quantize import ops
+from lepton_tvm.passes.quantize.annotate import Plan
+from lepton_tvm.passes.quantize.qparams import QParams, quantize_weight, weight_scales
+
+__all__ = ["InsertQDQ"]
+
+
+@dataclass(frozen=True)
+class InsertQDQ:
+    """Insert Q/DQ pairs where `plan` says, with `params` (by tensor name) for activations.
+
+    Before: `conv2d(x, w)`
+    After:  `conv2d(dequantize(quantize(x, s, zp), s, zp), dequantize(w8, sw, 0, axis=3))`
+
+    Every reader of a quantized tensor reads the pair, except that outputs of the model stay float.
+    `input_means` (anchor name -> mean of its data per input channel [C]) switches on bias
+    correction: the shift that rounding the weights gives to the mean of each output channel is
+    taken off its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", ICCV 2019). Does not handle: modules that hold Q/DQ pairs already.
+    """
+
+    name: ClassVar[str] = "insert-qdq"
+    plan: Plan
+    params: Mapping[str, QParams]
+    input_means: Mapping[str, g.Array] = field(default_factory=dict)
+
+    def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
+        """Apply the pass."""
+        mod = mod.clone()
+        missing = [t for t in self.plan.measured if t not in self.params]
+        if missing:
+            raise CompileError(f"no range for {missing[:5]}; calibrate every tensor of the plan")
+        writer = _Writer(mod, self)
+        made = writer.write()
+        report = PassReport(
+            name=self.name,
+            changed=len(self.plan.tensors) + len(self.plan.anchors),
+            numbers=(
+                ("activation_pairs", len(self.plan.tensors)),
+                ("int8_weights", len(self.plan.anchors)),
+                ("corrected_biases", writer.corrected),
+            ),
+        )
+        return made, report
+
+
+class _Writer:
+    def __init__(self, mod: tvm.IRModule, options: InsertQDQ) -> None:
+        self.func = g.main_of(mod)
+        self.readers = g.consumers(self.func)
+        self.made = g.definitions(self.func)
+        self.options = options
+        self.tensors = set(options.plan.tensors)
+        self.anchors = set(options.plan.anchors)
+        self.builder = g.GraphBuilder(mod)
+        self.plain: dict[relax.Var, g.Expr] = {}
+        self.paired: dict[relax.Var, g.Expr] = {}
+        self.new_bias: dict[relax.Var, g.Array] = {}
+        self.corrected = 0
+
+    def write(self) -> tvm.IRModule:
+        for param in self.func.params:
+            self._define(param, param)
+        for var, value in self.made.items():
+            if var.name in self.anchors:
+                self._anchor(var, value)
+                continue
+            source = self.plain if isinstance(value, relax.Tuple | relax.TupleGetItem) else None
+            value = g.substitute(value, source or self.paired)
+            if var in self.new_bias:
+                bias = g.constant(self.new_bias[var])
+                value = relax.op.add(next(a for a in value.args if not g.is_constant(a)), bias)
+            self._define(var, self.builder.emit(value, var.name))
+        return self.builder.finish(g.substitute(g.output_of(self.func), self.plain))
+
+    def _define(self, old: relax.Var, new: g.Expr) -> None:
+        self.plain[old] = self.paired[old] = new
+        if old.name not in self.tensors:
+            return
+        params = self.options.params[self.options.plan.params_of(old.name)]
+        scale = g.constant(np.float32(params.scale))
+        zero = g.constant(np.uint8(params.zero_point))
+        q = self.builder.emit(relax.op.quantize(new, scale, zero, axis=-1, out_dtype="uint8"))
+        self.paired[old] = self.builder.emit(
+            relax.op.dequantize(q, scale, zero, axis=-1, out_dtype="float32")
+        )
+
+    def _anchor(self, var: relax.Var, call: g.Expr) -> None:
+        weight = g.const_array(call.args[1])
+        assert weight is not None  # noqa: S101 - the plan lists anchors with constant weights only
+        axis = ops.weight_axis(call)
+        bias_add, bias = self._bias_of(var, weight.shape[axis])
+        data_scale = self.options.params[self.options.plan.params_of(call.args[0].name)].scale
+        scales = weight_scales(weight, axis, bias, data_scale)
+        w8 = quantize_weight(weight, scales, axis)
+        dequantized = self.builder.emit(
+            relax.op.dequantize(
+                g.constant(w8),
+                g.constant(scales),
+                g.constant(np.zeros(len(scales), np.int8)),
+                axis=axis,
+                out_dtype="float32",
+            )
+        )
+        data = self.paired[call.args[0]]
+        made = tvm.ir.Call(call.op, [data, dequantized, *call.args[2:]], call.attrs, call.ty_args)
+        result = self.builder.emit(made, var.name)
+        shift = self._mean_shift(var, call, weight, w8.astype(np.float32) * scales)
+        if shift is not None:
+            self.corrected += 1
+            new_bias = (np.zeros_like(shift) if bias is None else bias) - shift
+            if bias_add is None:
+                shape = (1,) * (len(g.shape_of(call)) - 1) + (-1,)
+                result = self.builder.emit(
+                    relax.op.add(result, g.constant(new_bias.reshape(shape)))
+                )
+            else:
+                self.new_bias[bias_add] = new_bias.reshape(g.shape_of(self._constant_of(bias_add)))
+        self._define(var, result)
+
+    def _bias_of(
+        self, var: relax.Var, channels: int
+    ) -> tuple[relax.Var, g.Array] | tuple[None, None]:
+        """The binding that adds a constant per channel to `var` and is its only reader."""
+        readers = self.readers[var]
+        if len(readers) != 1 or g.op_name(readers[0].value) != "relax.add":
+            return None, None
+        const = self._constant_of(readers[0].var)
+        if const is None or not ops.is_per_channel(const, channels):
+            return None, None
+        array = g.const_array(const)
+        assert array is not None  # noqa: S101 - is_constant was checked
+        return readers[0].var, array.reshape(-1)
+
+    def _constant_of(self, var: relax.Var) -> g.Expr:
+        return next((a for a in self.made[var].args if g.is_constant(a)), None)
+
+    def _mean_shift(
+        self, var: relax.Var, call: g.Expr, weight: g.Array, rounded: g.Array
+    ) -> g.Array | None:
+        """Mean change [K] of the outputs of an anchor by the rounding of its weights."""
+        means = self.options.input_means.get(var.name)
+        if means is None:
+            return None
+        error = (rounded - weight).astype(np.float64)
+        if g.op_name(call) != "relax.nn.conv2d":
+            return (means.astype(np.float64) @ error).astype(np.float32)
+        per_input = error.sum(axis=(0, 1))  # [C / groups, K]
+        groups = int(call.attrs.groups)
+        by_group = means.astype(np.float64).reshape(groups, -1)
+        per_group = per_input.reshape(per_input.shape[0], groups, -1)
+        return np.einsum("gc,cgk->gk", by_group, per_group).reshape(-1).astype(np.float32)

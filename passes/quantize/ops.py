@@ -1,0 +1,121 @@
+"""Which Relax ops the integer path knows, and the facts about them that several passes need."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lepton_tvm.ir.graph import Expr, const_array, dtype_of, is_constant, op_name, shape_of
+from lepton_tvm.passes.quantize.qparams import INT32_MAX, U8_MAX, W_MAX
+
+__all__ = [
+    "ANCHORS",
+    "ELEMENTWISE",
+    "PASSTHROUGH",
+    "POOLS",
+    "anchor_obstacle",
+    "clip_bounds",
+    "data_operands",
+    "is_per_channel",
+    "pool_obstacle",
+    "weight_axis",
+]
+
+ANCHORS = ("relax.nn.conv2d", "relax.matmul")
+# The values of the result are values of the operand: quantization commutes with these.
+PASSTHROUGH = (
+    "relax.nn.max_pool2d",
+    "relax.reshape",
+    "relax.permute_dims",
+    "relax.squeeze",
+    "relax.expand_dims",
+    "relax.flatten",
+)
+# Averages, done as int32 sums.
+POOLS = ("relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.mean")
+# Cheap maps of equal or broadcast shape: they ride in the epilogue of the kernel before them.
+ELEMENTWISE = tuple(
+    f"relax.{name}"
+    for name in (
+        "abs add clip divide erf exp log maximum minimum multiply negative power rsqrt sigmoid "
+        "sqrt square subtract tanh nn.relu nn.leakyrelu nn.prelu nn.silu nn.gelu "
+        "nn.gelu_tanh nn.softplus nn.selu"
+    ).split()
+)
+
+
+def weight_axis(call: Expr) -> int:
+    """The axis of output channels in the weight of an anchor: 3 for HWIO, 1 for a [K, N] matrix."""
+    return 3 if op_name(call) == "relax.nn.conv2d" else 1
+
+
+def data_operands(call: Expr) -> tuple[Expr, ...]:
+    """The tensor operands of a call: the fields of a tuple operand, else its arguments."""
+    if op_name(call) == "relax.concat":
+        return tuple(call.args[0].fields) if hasattr(call.args[0], "fields") else ()
+    if op_name(call) in (*PASSTHROUGH, *POOLS):
+        return (call.args[0],)
+    return tuple(call.args)
+
+
+def anchor_obstacle(call: Expr) -> str | None:
+    """Why this conv2d or matmul cannot be quantized, or None when it can."""
+    data, weight = call.args[0], call.args[1]
+    is_conv = op_name(call) == "relax.nn.conv2d"
+    if is_constant(data):
+        return "the data operand is constant and the weight is not"
+    if not is_constant(weight):
+        return "weight is not constant" if is_conv else "both operands are activations"
+    if dtype_of(data) != "float32" or dtype_of(weight) != "float32":
+        return f"{dtype_of(data)} data with {dtype_of(weight)} weight, only float32 is quantized"
+    if is_conv and (call.attrs.data_layout, call.attrs.kernel_layout) != ("NHWC", "HWIO"):
+        return f"layout {call.attrs.data_layout}/{call.attrs.kernel_layout}, need NHWC/HWIO"
+    if not is_conv and len(shape_of(weight)) != 2:
+        return f"weight has {len(shape_of(weight))} dimensions, only a [K, N] matrix is quantized"
+    if not np.isfinite(const_array(weight)).all():  # type: ignore[arg-type]
+        return "weight has NaN or infinite values"
+    fan_in = int(np.prod(shape_of(weight)[:-1], dtype=np.int64))
+    if fan_in * U8_MAX * W_MAX > INT32_MAX:
+        return f"sums of {fan_in} products can overflow int32"
+    return None
+
+
+def pool_obstacle(call: Expr) -> str | None:
+    """Why this average pool or mean cannot be done in int32 sums, or None when it can."""
+    op, attrs = op_name(call), call.attrs
+    shape = shape_of(call.args[0])
+    if op == "relax.mean":
+        axes = sorted(int(a) % len(shape) for a in (attrs.axis or range(len(shape))))
+        return None if len(shape) == 4 and axes == [1, 2] else "not over the two spatial axes"
+    if str(attrs.layout) != "NHWC":
+        return f"layout {attrs.layout}, need NHWC"
+    if op == "relax.nn.adaptive_avg_pool2d":
+        to_one = shape_of(call)[1:3] == (1, 1)
+        return None if to_one else "adaptive pooling to more than 1x1 has windows of mixed size"
+    if bool(attrs.ceil_mode):
+        return "ceil_mode makes windows of mixed size"
+    if not bool(attrs.count_include_pad) and any(int(p) for p in attrs.padding):
+        return "padding that is left out of the count makes windows of mixed size"
+    return None
+
+
+def clip_bounds(call: Expr) -> tuple[float, float] | None:
+    """(low, high) of a relu or clip; None for any other call."""
+    op = op_name(call)
+    if op == "relax.nn.relu":
+        return (0.0, float("inf"))
+    if op != "relax.clip":
+        return None
+    low, high = (_number(a) for a in call.args[1:3])
+    return None if low is None or high is None else (low, high)
+
+
+def _number(expr: Expr) -> float | None:
+    value = getattr(expr, "value", expr)
+    value = getattr(value, "value", value)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def is_per_channel(const: Expr, channels: int) -> bool:
+    """Whether a constant has one value per channel of the last axis: [..1, 1, K] or [K]."""
+    shape = shape_of(const)
+    return bool(shape) and shape[-1] == channels and all(d == 1 for d in shape[:-1])
