@@ -1,0 +1,341 @@
+"""The database as the rest of the package sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from lepton_tvm.artifact.container import verify
+from lepton_tvm.db import records, schema
+from lepton_tvm.db.blobs import Blobs
+from lepton_tvm.db.engine import BUSY_SECONDS, Place, make_engine, parse_url, translated
+from lepton_tvm.db.jobs import JobHandle, Jobs
+from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
+from lepton_tvm.db.tables import ArtifactRow, EvaluationRow, MeasurementRow, ModelRow
+from lepton_tvm.db.tuning import TuningLog
+from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
+
+__all__ = ["Database", "open_database"]
+
+
+def open_database(url: str | Database | None = None, *, busy_seconds: float = 30.0) -> Database:
+    """Open a database, creating or upgrading it where needed.
+
+    `url` as in SQLAlchemy (`sqlite:///lepton.db`, `postgresql+psycopg://...`) or a file path;
+    default: the environment's LEPTON_TVM_DB, else `sqlite:///lepton.db` in the working folder. An
+    open `Database` is passed through. Raises DatabaseError.
+    """
+    if isinstance(url, Database):
+        return url
+    return Database(parse_url(url), busy_seconds=busy_seconds)
+
+
+class Database:
+    """Models, artifacts, measurements, evaluations, jobs and tuning trials.
+
+    The contract, which every backend keeps:
+
+    - What was stored when a call returned stays stored, also when the process is killed in the
+      next moment. A call that raised stored nothing.
+    - Any number of processes may read and write at the same time. A writer waits its turn (30 s
+      for SQLite) and then fails with a DatabaseError that says so.
+    - Records are added and read, never edited. The one exception is a job, whose state may change
+      until it has ended. A job whose process died is found `interrupted` when the database is
+      next opened.
+    - Adding what is already there (an artifact with the same bytes, a model with the same source
+      and shapes, a record with the same id) changes nothing and is no error.
+    - A look-up answers for the target it was asked for and never with another target's record.
+    - Artifacts are files named by their sha256 in a folder beside the database. The hash is checked
+      whenever a path is handed out, since loading an artifact runs code. Nothing is unpickled.
+    - Opening upgrades an older schema in one transaction, refuses a newer one, and changes nothing
+      where it raises. A read-only file can be read; writing to it raises one DatabaseError.
+    - All errors are DatabaseError (or ArtifactError for a missing or damaged artifact file).
+
+    Use it as a context manager or call `close`. Not for use in a child after `os.fork`.
+    """
+
+    def __init__(self, place: Place, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self.place = place
+        self.blobs = Blobs(place.artifacts)
+        self._engine = make_engine(place, busy_seconds=busy_seconds)
+        self._writer = self._engine.execution_options(lepton_write=True)
+        try:
+            schema.prepare(self._engine, place)
+            self._jobs = Jobs(self)
+            if not place.readonly:
+                self._jobs.settle()
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self.tuning = TuningLog(self)
+
+    @property
+    def url(self) -> str:
+        """The URL, without a password."""
+        return str(self.place)
+
+    @property
+    def readonly(self) -> bool:
+        """Whether nothing can be stored."""
+        return self.place.readonly
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Database({self.url!r}{', read-only' if self.readonly else ''})"
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database."""
+        with translated(self.place), Session(self._engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that holds the write lock. Raises DatabaseError on a read-only database."""
+        self.check_writable()
+        with translated(self.place), Session(self._writer) as session, session.begin():
+            yield session
+
+    def check_writable(self) -> None:
+        """Raise the DatabaseError that any write would raise, before work is done in vain."""
+        if not self.readonly:
+            return
+        hint = f"; make it writable with: chmod u+w {self.place.file}" if self.place.file else ""
+        raise DatabaseError(f"database {self.url} is read-only, nothing can be stored{hint}")
+
+    # models
+
+    def add_model(
+        self,
+        name: str,
+        source_sha256: str,
+        inputs: Sequence[Mapping[str, Any]],
+        outputs: Sequence[Mapping[str, Any]],
+    ) -> ModelRecord:
+        """Store a model (inputs and outputs as dicts of name, shape, dtype) and return it."""
+        with self.writing() as session:
+            return _ensure_model(session, name, source_sha256, inputs, outputs)
+
+    def models(self, query: str | None = None) -> list[ModelRecord]:
+        """All models, or those whose name is `query` or whose id or source hash begin with it."""
+        wanted = sa.select(ModelRow).order_by(ModelRow.created_at)
+        if query is not None:
+            wanted = wanted.where(
+                sa.or_(
+                    ModelRow.name == query,
+                    ModelRow.id.startswith(query, autoescape=True),
+                    ModelRow.source_sha256.startswith(query, autoescape=True),
+                )
+            )
+        with self.reading() as session:
+            return [_model(row) for row in session.scalars(wanted)]
+
+    # artifacts
+
+    def add_artifact(self, path: str | Path, *, variant: str | None = None) -> Artifact:
+        """Check an artifact file, copy it into the artifacts folder, and record it and its model.
+
+        `variant` names it in comparisons; default: the manifest's. Raises ArtifactError for a
+        damaged or foreign file, DatabaseError when it cannot be stored.
+        """
+        self.check_writable()
+        manifest, sha256 = verify(path)
+        data = Path(path).read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ArtifactError(f"artifact {path} changed while it was read; store it again")
+        self.blobs.put(data, sha256)
+        with self.writing() as session:
+            model = _ensure_model(
+                session,
+                manifest["name"],
+                manifest["source_sha256"],
+                manifest["inputs"],
+                manifest["outputs"],
+            )
+            row = session.get(ArtifactRow, sha256)
+            if row is None:
+                row = _artifact_row(model.id, manifest, sha256, len(data), variant)
+                session.add(row)
+                session.flush()
+            return _artifact(row)
+
+    def artifacts(
+        self,
+        *,
+        model_id: str | None = None,
+        source_sha256: str | None = None,
+        target: str | None = None,
+        variant: str | None = None,
+    ) -> list[Artifact]:
+        """Recorded artifacts, oldest first, narrowed by what is given."""
+        wanted = sa.select(ArtifactRow).order_by(ArtifactRow.created_at)
+        if model_id is not None:
+            wanted = wanted.where(ArtifactRow.model_id == model_id)
+        if source_sha256 is not None:
+            wanted = wanted.join(ModelRow).where(ModelRow.source_sha256 == source_sha256)
+        if target is not None:
+            wanted = wanted.where(ArtifactRow.target == target)
+        if variant is not None:
+            wanted = wanted.where(ArtifactRow.variant == variant)
+        with self.reading() as session:
+            return [_artifact(row) for row in session.scalars(wanted)]
+
+    def artifact(self, sha256: str) -> Artifact:
+        """The one artifact whose hash begins with `sha256`. Raises ArtifactError."""
+        wanted = sa.select(ArtifactRow).where(
+            ArtifactRow.sha256.startswith(sha256, autoescape=True)
+        )
+        with self.reading() as session:
+            found = [_artifact(row) for row in session.scalars(wanted.limit(2))]
+        if len(found) == 1 and sha256:
+            return found[0]
+        problem = "several artifacts have" if found else "no artifact has"
+        raise ArtifactError(f"{problem} a sha256 that begins with {sha256!r} in {self.url}")
+
+    def artifact_path(self, artifact: Artifact | str) -> Path:
+        """Where an artifact's file lies, after its sha256 was checked. Raises ArtifactError."""
+        sha256 = artifact if isinstance(artifact, str) else artifact.sha256
+        return self.blobs.get(sha256)
+
+    # measurements and evaluations
+
+    def add_results(
+        self, measurements: Sequence[Measurement], evaluations: Sequence[Evaluation] = ()
+    ) -> None:
+        """Store the finished records of one run, all or none."""
+        with self.writing() as session:
+            for record in measurements:
+                session.merge(MeasurementRow(**record.to_json()))
+            for evaluation in evaluations:
+                session.merge(EvaluationRow(**evaluation.to_json()))
+
+    def measurements(
+        self, artifact_sha256: str | None = None, *, run_id: str | None = None
+    ) -> list[Measurement]:
+        """Measurements, oldest first, of one artifact or one run or all."""
+        wanted = sa.select(MeasurementRow).order_by(MeasurementRow.created_at)
+        if artifact_sha256 is not None:
+            wanted = wanted.where(MeasurementRow.artifact_sha256 == artifact_sha256)
+        if run_id is not None:
+            wanted = wanted.where(MeasurementRow.run_id == run_id)
+        with self.reading() as session:
+            return [Measurement(**columns(row)) for row in session.scalars(wanted)]
+
+    def evaluations(
+        self, artifact_sha256: str | None = None, *, run_id: str | None = None
+    ) -> list[Evaluation]:
+        """Evaluations, oldest first, of one artifact or one run or all."""
+        wanted = sa.select(EvaluationRow).order_by(EvaluationRow.created_at)
+        if artifact_sha256 is not None:
+            wanted = wanted.where(EvaluationRow.artifact_sha256 == artifact_sha256)
+        if run_id is not None:
+            wanted = wanted.where(EvaluationRow.run_id == run_id)
+        with self.reading() as session:
+            return [Evaluation(**columns(row)) for row in session.scalars(wanted)]
+
+    # jobs
+
+    @contextmanager
+    def job(
+        self,
+        kind: str,
+        options: Mapping[str, Any] | None = None,
+        seeds: Mapping[str, int] | None = None,
+    ) -> Iterator[JobHandle]:
+        """Record a piece of work while it runs: done at the end, failed or interrupted otherwise.
+
+        `options` are JSON values; `seeds` names the seed of every random choice.
+        """
+        handle = self._jobs.start(kind, dict(options or {}), dict(seeds or {}))
+        try:
+            yield handle
+        except Exception as e:
+            self._jobs.finish(handle.id, "failed", f"{type(e).__name__}: {e}")
+            raise
+        except BaseException as e:
+            self._jobs.finish(handle.id, "interrupted", type(e).__name__)
+            raise
+        self._jobs.finish(handle.id, "done", None)
+
+    def jobs(self, *, kind: str | None = None, state: str | None = None) -> list[Job]:
+        """Jobs with their seeds, oldest first."""
+        return self._jobs.find(kind, state)
+
+
+def columns(row: Any) -> dict[str, Any]:
+    """The column values of a row by attribute name."""
+    return {c.key: getattr(row, c.key) for c in sa.inspect(type(row)).columns}
+
+
+def _ensure_model(
+    session: Session,
+    name: str,
+    source_sha256: str,
+    inputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]],
+) -> ModelRecord:
+    if not name:
+        raise InputError("a model needs a name")
+    ins, outs = [dict(t) for t in inputs], [dict(t) for t in outputs]
+    key = records.model_id(source_sha256, ins)
+    row = session.get(ModelRow, key)
+    if row is None:
+        row = ModelRow(
+            id=key,
+            name=name,
+            source_sha256=source_sha256,
+            inputs=ins,
+            outputs=outs,
+            created_at=records.now(),
+        )
+        session.add(row)
+        session.flush()
+    return _model(row)
+
+
+def _artifact_row(
+    model: str, manifest: dict[str, Any], sha256: str, size: int, variant: str | None
+) -> ArtifactRow:
+    return ArtifactRow(
+        sha256=sha256,
+        model_id=model,
+        variant=variant or manifest.get("variant") or manifest["precision"],
+        precision=manifest["precision"],
+        target=manifest["target"],
+        arch=manifest["arch"],
+        isa=manifest["isa"],
+        tvm_version=manifest["versions"].get("tvm"),
+        size_bytes=size,
+        macs=manifest.get("macs"),
+        manifest=manifest,
+        created_at=records.now(),
+    )
+
+
+def _model(row: ModelRow) -> ModelRecord:
+    return ModelRecord(**columns(row))
+
+
+def _artifact(row: ArtifactRow) -> Artifact:
+    return Artifact(**columns(row))

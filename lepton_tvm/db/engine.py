@@ -1,0 +1,186 @@
+"""From a URL to a SQLAlchemy engine, and from driver errors to messages for people."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from lepton_tvm.errors import DatabaseError
+
+__all__ = ["DEFAULT_URL", "Place", "make_engine", "parse_url", "translated"]
+
+DEFAULT_URL = "sqlite:///lepton.db"
+BUSY_SECONDS = 30.0
+_HEADER = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a database is: its URL, the file (SQLite only), and where its artifacts lie."""
+
+    url: URL
+    file: Path | None
+    artifacts: Path
+    readonly: bool
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+
+def parse_url(url: str | None) -> Place:
+    """Check a database URL (default: LEPTON_TVM_DB, else `sqlite:///lepton.db`).
+
+    A plain path of a file is taken for SQLite. Raises DatabaseError.
+    """
+    text = url or os.environ.get("LEPTON_TVM_DB") or DEFAULT_URL
+    if "://" not in text:
+        text = f"sqlite:///{text}"
+    try:
+        parsed = make_url(text)
+    except ArgumentError as e:
+        raise DatabaseError(f"{text!r} is not a database URL: {e}") from e
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_place(parsed)
+    if parsed.get_backend_name() != "postgresql":
+        raise DatabaseError(
+            f"database {parsed.render_as_string()}: only sqlite:///FILE and "
+            "postgresql+psycopg://... are supported"
+        )
+    folder = os.environ.get("LEPTON_TVM_ARTIFACTS")
+    if not folder:
+        raise DatabaseError(
+            f"database {parsed.render_as_string()}: set LEPTON_TVM_ARTIFACTS to the folder that "
+            "all its users share for artifacts"
+        )
+    return Place(parsed, None, Path(folder), readonly=False)
+
+
+def make_engine(place: Place, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """An engine for `place`; opens nothing yet. Raises DatabaseError for a missing driver."""
+    if place.file is not None:
+        return _sqlite_engine(place, place.file, busy_seconds)
+    try:
+        return sa.create_engine(place.url, pool_pre_ping=True)
+    except (ImportError, NoSuchModuleError) as e:
+        raise DatabaseError(
+            f"database {place}: its driver is not installed ({e}); "
+            "pip install 'lepton_tvm[postgres]'"
+        ) from e
+
+
+@contextmanager
+def translated(place: Place) -> Iterator[None]:
+    """Turn SQLAlchemy's and the driver's errors into one clear DatabaseError."""
+    try:
+        yield
+    except DBAPIError as e:
+        raise DatabaseError(f"database {place}: {_reason(str(e.orig or e), place)}") from e
+    except (SQLAlchemyError, sqlite3.Error) as e:
+        raise DatabaseError(f"database {place}: {_reason(str(e), place)}") from e
+
+
+def _sqlite_place(url: URL) -> Place:
+    if not url.database or url.database == ":memory:":
+        raise DatabaseError("an in-memory database keeps nothing: give sqlite:///FILE")
+    file = Path(url.database).expanduser()
+    absolute = Path(os.path.abspath(file))
+    place = Place(
+        url, absolute, absolute.with_name(f"{absolute.name}.artifacts"), _is_readonly(absolute)
+    )
+    folder = absolute.parent
+    if absolute.is_dir():
+        raise DatabaseError(f"database {place}: {absolute} is a folder; give a file")
+    if not folder.is_dir():
+        raise DatabaseError(
+            f"database {place}: folder {folder} does not exist; create it with: mkdir -p {folder}"
+        )
+    if not absolute.exists() and not os.access(folder, os.W_OK):
+        raise DatabaseError(f"database {place}: folder {folder} is read-only for this user")
+    _check_header(absolute, place)
+    return place
+
+
+def _is_readonly(file: Path) -> bool:
+    """Whether nobody has write permission, or this user has none (root counts as somebody)."""
+    if not file.exists():
+        return False
+    if not file.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    return not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK)
+
+
+def _check_header(file: Path, place: Place) -> None:
+    if not file.exists():
+        return
+    try:
+        with file.open("rb") as stream:
+            header = stream.read(len(_HEADER))
+    except OSError as e:
+        raise DatabaseError(f"database {place}: cannot read {file}: {e.strerror or e}") from e
+    if header and header != _HEADER:
+        raise DatabaseError(f"database {place}: {file} is not a SQLite database; give another file")
+
+
+def _sqlite_engine(place: Place, file: Path, busy_seconds: float) -> Engine:
+    uri = f"file:{quote(str(file))}"
+    if place.readonly:
+        # Without a write-ahead log beside it the file cannot be changing, and SQLite need not
+        # make lock files in a folder that may be read-only too.
+        has_log = file.with_name(f"{file.name}-wal").exists()
+        uri += "?mode=ro" if has_log else "?mode=ro&immutable=1"
+
+    def connect() -> sqlite3.Connection:
+        # isolation_level None: SQLAlchemy begins transactions (below), not the driver, so that
+        # schema changes are part of them.
+        return sqlite3.connect(
+            uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+        )
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA foreign_keys=ON")
+        if not place.readonly:
+            connection.execute("PRAGMA journal_mode=WAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Taking the write lock at once makes a second writer wait instead of fail halfway.
+        write = connection.get_execution_options().get("lepton_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _reason(text: str, place: Place) -> str:
+    low = text.lower()
+    if "locked" in low or "busy" in low:
+        return "it stayed locked by another process; wait for that process, then run again"
+    if "readonly" in low or "read-only" in low:
+        return f"it is read-only, nothing was stored; {_make_writable(place)}"
+    if "full" in low:
+        return "the disk is full, nothing was stored; free some space and run again"
+    if "not a database" in low:
+        return "the file is not a SQLite database; give another file"
+    if "malformed" in low or "corrupt" in low:
+        return "the file is damaged; restore it from a copy or an export"
+    if "unable to open" in low:
+        return f"it cannot be opened ({text}); check the folder and its permissions"
+    return text
+
+
+def _make_writable(place: Place) -> str:
+    return f"make it writable with: chmod u+w {place.file}" if place.file else "check its grants"

@@ -1,0 +1,159 @@
+"""What the database answers with: frozen records, one for each kind of row."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "Artifact",
+    "Evaluation",
+    "Job",
+    "Measurement",
+    "ModelRecord",
+    "Trial",
+    "TrialKey",
+    "model_id",
+    "new_id",
+    "now",
+]
+
+
+def now() -> str:
+    """The present time in UTC, ISO 8601; such texts sort by time."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
+
+
+def new_id() -> str:
+    """A fresh random id of 32 hex digits."""
+    return uuid.uuid4().hex
+
+
+def model_id(source_sha256: str, inputs: Sequence[dict[str, Any]]) -> str:
+    """The key of a model: its source file and the names, shapes and dtypes of its inputs."""
+    signature = [[t["name"], [int(d) for d in t["shape"]], t["dtype"]] for t in inputs]
+    return hashlib.sha256(json.dumps([source_sha256, signature]).encode()).hexdigest()
+
+
+class _Record:
+    """A frozen dataclass that can be written as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict of the fields."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
+
+
+@dataclass(frozen=True)
+class ModelRecord(_Record):
+    """A source model with fixed input shapes."""
+
+    id: str
+    name: str
+    source_sha256: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    created_at: str
+
+
+@dataclass(frozen=True)
+class Artifact(_Record):
+    """A compiled file. `size_bytes` is that of the file, `macs` multiply-adds of one run."""
+
+    sha256: str
+    model_id: str
+    variant: str
+    precision: str
+    target: str
+    arch: str
+    isa: str
+    tvm_version: str | None
+    size_bytes: int
+    macs: int | None
+    manifest: dict[str, Any] = field(repr=False)
+    created_at: str = field(default_factory=now)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing that may cost accuracy was done to the model."""
+        return self.variant == "float32"
+
+
+@dataclass(frozen=True)
+class Measurement(_Record):
+    """Raw samples in seconds; those with one `run_id` were taken in turns on one machine."""
+
+    run_id: str
+    artifact_sha256: str
+    hardware: str
+    machine: dict[str, Any] = field(repr=False)
+    threads: int
+    median_s: float
+    samples_s: list[float] = field(repr=False)
+    id: str = field(default_factory=new_id)
+    created_at: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Evaluation(_Record):
+    """Accuracy (`metric`, `value`) on `n` samples; agreement and SQNR against the baseline."""
+
+    run_id: str
+    artifact_sha256: str
+    baseline_sha256: str | None
+    data_sha256: str
+    n: int
+    metric: str | None
+    value: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    id: str = field(default_factory=new_id)
+    created_at: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Job(_Record):
+    """A piece of work; `state` is running, done, failed or interrupted."""
+
+    id: str
+    kind: str
+    options: dict[str, Any]
+    state: str
+    progress: dict[str, Any]
+    error: str | None
+    host: str
+    pid: int
+    started_at: str
+    finished_at: str | None
+    seeds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialKey(_Record):
+    """What a tuning record is valid for, part by part."""
+
+    workload_hash: str
+    target: str
+    hardware: str
+    tvm_version: str
+    schedule_version: str
+
+
+@dataclass(frozen=True)
+class Trial(_Record):
+    """One tried schedule; `state` is ok or failed, `median_s` None when it failed."""
+
+    key: TrialKey
+    state: str
+    trace: Any = field(repr=False)
+    samples_s: list[float] = field(repr=False)
+    median_s: float | None
+    error: str | None = None
+    job_id: str | None = None
+    id: str = field(default_factory=new_id)
+    created_at: str = field(default_factory=now)

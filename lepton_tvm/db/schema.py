@@ -1,0 +1,77 @@
+"""Bringing a database to the schema of this version, and refusing what cannot be brought there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from lepton_tvm.db.engine import Place, translated
+from lepton_tvm.errors import DatabaseError
+
+__all__ = ["HEAD", "prepare"]
+
+#: The newest revision in migrations/versions.
+HEAD = "0002"
+_KNOWN = ("0001", "0002")
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def prepare(engine: Engine, place: Place) -> None:
+    """Create or upgrade the schema in one transaction, or raise DatabaseError and change nothing.
+
+    Several processes may do this at once: one upgrades, the others wait and find it done.
+    """
+    with translated(place):
+        with engine.connect() as connection:
+            revision = _revision(connection)
+        _check(revision, engine, place)
+        if revision == HEAD:
+            return
+        if place.readonly:
+            raise DatabaseError(
+                f"database {place} is read-only and has the older schema "
+                f"{revision or '(none)'}, this version needs {HEAD}; make it writable once: "
+                f"chmod u+w {place.file}"
+            )
+        writer = engine.execution_options(lepton_write=True)
+        with writer.begin() as connection:
+            if _revision(connection) != HEAD:
+                upgrade(connection)
+
+
+def upgrade(connection: Connection, revision: str = HEAD) -> None:
+    """Run Alembic inside the caller's transaction up to `revision`."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _check(revision: str | None, engine: Engine, place: Place) -> None:
+    if revision is not None and revision not in _KNOWN:
+        raise DatabaseError(
+            f"database {place} has schema {revision}, this lepton_tvm knows up to {HEAD}: it was "
+            "written by a newer version; upgrade with: pip install -U lepton_tvm"
+        )
+    if revision is not None:
+        return
+    with engine.connect() as connection:
+        strangers = sa.inspect(connection).get_table_names()
+    # alembic_version without a row is a first upgrade that another process has just begun.
+    strangers = [t for t in strangers if t != "alembic_version"]
+    if strangers:
+        raise DatabaseError(
+            f"database {place} holds tables of another program ({', '.join(strangers[:3])}); "
+            "give another file"
+        )

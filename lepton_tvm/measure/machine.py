@@ -1,0 +1,72 @@
+"""What machine a number was taken on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_tvm.targets import cpu_flags
+
+__all__ = ["Machine", "this_machine"]
+
+# The features that compiled code may use; the full list of a CPU is long and mostly about
+# virtualisation and power.
+_SHOWN = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16", "bmi")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine as a measurement needs it; `cores` are those this process may use."""
+
+    cpu: str
+    arch: str
+    cores: int
+    flags: tuple[str, ...]
+    system: str
+    kernel: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of what decides speed: CPU, architecture, cores and flags (16 hex digits)."""
+        parts = [self.cpu, self.arch, self.cores, list(self.flags)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields and the fingerprint."""
+        return {**asdict(self), "flags": list(self.flags), "fingerprint": self.fingerprint}
+
+
+@functools.lru_cache(maxsize=1)
+def this_machine() -> Machine:
+    """The machine this process runs on."""
+    shown = sorted(f for f in cpu_flags() if f.startswith(_SHOWN) or "dotprod" in f or f == "abm")
+    return Machine(
+        cpu=_cpu_name(),
+        arch=platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        flags=tuple(shown),
+        system=platform.system(),
+        kernel=platform.release(),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or "unknown"
+    fields = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if "model name" in fields:
+        return fields["model name"]
+    if "CPU part" in fields:
+        return f"ARM {fields.get('CPU implementer', '?')}:{fields['CPU part']}"
+    return platform.processor() or "unknown"

@@ -1,0 +1,91 @@
+"""From a file to a `Net`: every check that can be made before code is loaded is made first."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_tvm.artifact.container import verify
+from lepton_tvm.errors import ArtifactError, InputError, TargetError
+from lepton_tvm.runtime.library import ffi, tvm_version
+from lepton_tvm.runtime.net import Net
+from lepton_tvm.targets import cpu_flags
+
+__all__ = ["check_machine", "load"]
+
+_CPU = 1  # DLPack's kDLCPU
+_POOLED = 2  # the VM's pooled allocator
+_MAX_THREADS = 1024
+
+
+def load(path: str | Path, threads: int = 1) -> Net:
+    """Load an artifact for running with `threads` threads (the caller's thread counts as one).
+
+    Before any code is loaded, all bytes are checked against the hash inside, and the manifest
+    against this machine. Raises ArtifactError for a missing, damaged or foreign file, TargetError
+    when this CPU lacks features that the code uses (named in the message), InputError for a bad
+    `threads`.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise InputError(f"threads must be a whole number, found {threads!r}")
+    if not 1 <= threads <= _MAX_THREADS:
+        raise InputError(f"threads must be between 1 and {_MAX_THREADS}, found {threads}")
+    manifest, sha256 = verify(path)
+    check_machine(manifest, str(path))
+    _check_version(manifest, str(path))
+    machine = _machine(Path(path))
+    return Net(machine, manifest, sha256=sha256, path=Path(path), threads=threads)
+
+
+def check_machine(
+    manifest: Mapping[str, Any], path: str, *, flags: frozenset[str] | None = None
+) -> None:
+    """Raise TargetError unless this machine (or one with CPU `flags`) can run the artifact."""
+    here = platform.machine()
+    if manifest["arch"] != here:
+        raise TargetError(
+            f"artifact {path} was built for {manifest['arch']}, this machine is {here}; "
+            "compile it for this machine"
+        )
+    have = cpu_flags() if flags is None else flags
+    missing = [f for f in manifest["cpu_features"] if f not in have]
+    if not missing:
+        return
+    raise TargetError(
+        f"artifact {path} was built for {manifest['target']} ({manifest['isa']}) and this CPU "
+        f"lacks {', '.join(missing)}; compile it for this machine (--target native)"
+    )
+
+
+def _check_version(manifest: Mapping[str, Any], path: str) -> None:
+    """The VM's bytecode has no promise across TVM versions: refuse instead of guessing."""
+    built, here = manifest["versions"].get("tvm"), tvm_version()
+    if not built or not here or _release(built) == _release(here):
+        return
+    raise ArtifactError(
+        f"artifact {path} was built with apache-tvm {built}, installed is {here}; "
+        "compile it again or install the version it was built with"
+    )
+
+
+def _release(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _machine(path: Path) -> Any:
+    # The loader of the system looks a bare name up in its own search path.
+    library = os.path.abspath(path)
+    try:
+        machine = ffi().load_module(library)["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED)
+    except (RuntimeError, AttributeError, ValueError) as e:
+        raise ArtifactError(f"artifact {path} cannot be loaded: {_last_line(e)}") from e
+    return machine
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
