@@ -1,4 +1,4 @@
-"""Build a model with torch and export it: `builders.py NAME OUT.onnx [WEIGHTS]`, run by `table.py`."""
+"""Build a model with torch and export it: `builders.py NAME OUT [WEIGHTS]`, run by `table.py`."""
 
 from __future__ import annotations
 

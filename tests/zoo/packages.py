@@ -23,7 +23,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """A wheel: its name and version on PyPI, its sha256 and the licence of what is taken from it."""
+    """A wheel on PyPI: name, version, sha256, and the licence of what is taken from it."""
 
     name: str
     version: str

@@ -1,0 +1,108 @@
+"""`lepton-tvm compile`: one model file in, one `.so` out, recorded in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lepton_tvm.cli.options import (
+    Db,
+    Json,
+    Shapes,
+    Target,
+    parse_prune,
+    parse_shapes,
+)
+from lepton_tvm.cli.session import Output, command, progress
+from lepton_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from lepton_tvm.model import Model
+
+__all__ = ["register"]
+
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .lepton file.")]
+SoFile = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Where to write it; default MODEL.so."),
+]
+Prune = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prune",
+        metavar="METHOD:VALUE",
+        help="pruning:0.5 zeroes half of the weights, channels:0.3 removes 30 % of the channels; "
+        "may be repeated.",
+    ),
+]
+Quantize = Annotated[
+    str | None, typer.Option("--quantize", metavar="int8", help="Quantize; needs --calib.")
+]
+Calibrator = Annotated[
+    str, typer.Option("--calibrator", metavar="NAME", help="minmax, percentile or mse.")
+]
+Calib = Annotated[
+    str | None,
+    typer.Option("--calib", metavar="DATA", help="A .npz or module:function with pictures."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "compile")
+    def compile_model(
+        model: ModelFile,
+        output: SoFile = None,
+        shape: Shapes = None,
+        target: Target = "native",
+        prune: Prune = None,
+        quantize: Quantize = None,
+        calib: Calib = None,
+        calibrator: Calibrator = "minmax",
+        db: Db = None,
+        as_json: Json = False,
+    ) -> Output:
+        """Prune and quantize a model as asked, compile it to one .so and record it."""
+        shapes = parse_shapes(shape)
+        steps = [parse_prune(text) for text in prune or ()]
+        if quantize not in (None, "int8"):
+            raise InputError(f"--quantize {quantize!r} is not known: the one choice is int8")
+        if quantize and calib is None:
+            raise InputError(
+                "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
+                "some real inputs, labels are not needed"
+            )
+        if calib and not quantize:
+            raise InputError("--calib is only used with --quantize int8")
+        with progress(f"loading {model}") as say:
+            from lepton_tvm.compiler import compile as build
+            from lepton_tvm.frontend import load_model
+
+            made = prepare(load_model(model, shapes=shapes), steps, calib, calibrator, say)
+            say(f"compiling for {target}")
+            artifact = build(made, target=target, output=output or model.with_suffix(".so"), db=db)
+        return Output(artifact.to_json(), str(artifact))
+
+
+def prepare(
+    model: Model,
+    prune: list[dict[str, Any]],
+    calib: str | None,
+    calibrator: str,
+    say: Callable[[str], None],
+) -> Model:
+    """The model pruned (`prune` holds arguments of `compress`) and, given `calib`, quantized."""
+    from lepton_tvm.compression import compress
+    from lepton_tvm.quantization import QuantizeConfig, quantize
+
+    for step in prune:
+        say(f"pruning: {step['method']}")
+        model = compress(model, **step)
+    if calib is None:
+        return model
+    say("calibrating and quantizing")
+    return quantize(model, calib, config=QuantizeConfig(calibrator=calibrator))

@@ -1,0 +1,33 @@
+"""`lepton-tvm demo`: the whole job on the model that ships with the package."""
+
+from __future__ import annotations
+
+import typer
+
+from lepton_tvm.cli.options import Db, Json, Target, Threads
+from lepton_tvm.cli.session import Output, command, progress
+from lepton_tvm.cli.tables import comparison_table
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "demo")
+    def demo(
+        db: Db = None,
+        target: Target = "native",
+        threads: Threads = 1,
+        as_json: Json = False,
+    ) -> Output:
+        """Compile a small real model as float, int8, pruned + int8, and compare them."""
+        with progress("starting the compiler") as say:
+            from lepton_tvm.compare import compare
+            from lepton_tvm.demo import build_variants, labelled
+
+            model = build_variants(db, target=target, notify=say)
+            say("comparing what the database holds, interleaved")
+            table = compare(model, db=db, data=labelled(), threads=threads)
+        result = table.to_json()
+        return Output(result, comparison_table(result))

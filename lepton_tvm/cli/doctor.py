@@ -1,0 +1,189 @@
+"""`lepton-tvm doctor`: what this machine can do, found without loading the compiler."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lepton_tvm.cli.options import Json
+from lepton_tvm.cli.session import Output, command
+from lepton_tvm.errors import TargetError
+from lepton_tvm.targets import ISAS, best_isa, cpu_flags
+
+__all__ = ["register"]
+
+#: The pair that is pinned: where another ffi stands beside this TVM, MetaSchedule segfaults.
+TVM_VERSION = "0.27.0.post1"
+FFI_VERSION = "0.1.14"
+
+PACKAGES = (
+    "lepton-tvm",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "onnx",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "doctor")
+    def doctor(as_json: Json = False) -> Output:
+        """Say what this machine can do, and refuse versions that are known to crash."""
+        report = examine()
+        return Output(report, _text(report), 1 if report["problems"] else 0, _problem(report))
+
+
+def examine() -> dict[str, Any]:
+    """All findings as one JSON object; `problems` lists what must be mended."""
+    packages = {name: _version(name) for name in PACKAGES}
+    isa, problems = None, []
+    try:
+        isa = best_isa()
+    except TargetError as error:
+        problems.append(str(error))
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        problems.append(
+            "no C compiler: linking a model needs gcc; install it (Debian: apt-get install gcc)"
+        )
+    problems += pair_problems(packages["apache-tvm"], packages["apache-tvm-ffi"])
+    return {
+        "machine": {
+            "cpu": _cpu_name(),
+            "architecture": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": _memory(),
+            "isa": isa.name if isa else None,
+            "isas": [i.name for i in ISAS.values() if cpu_flags().issuperset(i.flags)],
+            "has_amx": "amx_int8" in cpu_flags(),
+        },
+        "python": platform.python_version(),
+        "packages": packages,
+        "toolchain": {"c_compiler": compiler, "nvcc": shutil.which("nvcc")},
+        "gpu": _gpu(),
+        "expected_ceiling": ceiling(isa.name, _clock_ghz()) if isa else None,
+        "problems": problems,
+    }
+
+
+def pair_problems(tvm: str | None, ffi: str | None) -> list[str]:
+    """What is wrong with these versions of apache-tvm and its ffi; empty where all is well."""
+    mend = f'pip install "apache-tvm=={TVM_VERSION}" "apache-tvm-ffi>={FFI_VERSION}.post0,<0.1.15"'
+    found = []
+    if tvm is None:
+        found.append(f"apache-tvm is not installed: {mend}")
+    elif tvm != TVM_VERSION:
+        found.append(f"apache-tvm {tvm} is installed, {TVM_VERSION} is needed: {mend}")
+    if ffi is None:
+        found.append(f"apache-tvm-ffi is not installed: {mend}")
+    elif not re.fullmatch(re.escape(FFI_VERSION) + r"\.post\d+", ffi):
+        found.append(
+            f"apache-tvm-ffi {ffi} is installed, {FFI_VERSION}.post0 or .post1 is needed: beside "
+            f"apache-tvm {TVM_VERSION}, 0.1.15 ends MetaSchedule with a segmentation fault: {mend}"
+        )
+    return found
+
+
+def ceiling(isa: str, clock_ghz: float | None) -> dict[str, Any]:
+    """Arithmetic limits of one core, in Gop/s (one multiply-add = two), from the vector width.
+
+    Two vector units at the nominal clock; `None` where the clock is unknown. Without VNNI, bytes
+    are multiplied as 16-bit pairs, which is twice float32's rate, with it four times.
+    """
+    level = ISAS[isa]
+    ratio = 4 if level.vnni else 2
+    gops = None if clock_ghz is None else round(clock_ghz * level.lanes * 2 * 2, 1)
+    return {
+        "float32_gops_per_core": gops,
+        "int8_gops_per_core": None if gops is None else gops * ratio,
+        "int8_over_float32": ratio,
+        "clock_ghz": clock_ghz,
+        "basis": f"{level.lanes} lanes x 2 vector units x multiply-add at the nominal clock",
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    match = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or "unknown"
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def _clock_ghz() -> float | None:
+    import psutil
+
+    try:
+        frequency = psutil.cpu_freq()
+    except (OSError, NotImplementedError):
+        return None
+    mhz = (frequency.max or frequency.current) if frequency else 0
+    return round(mhz / 1000, 2) if mhz else None
+
+
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _gpu() -> str | None:
+    """The first NVIDIA GPU's name, or None."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    ask = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def _problem(report: dict[str, Any]) -> str | None:
+    return "; ".join(report["problems"]) or None
+
+
+def _text(report: dict[str, Any]) -> str:
+    machine, packages, tools = report["machine"], report["packages"], report["toolchain"]
+    limit = report["expected_ceiling"]
+    lines = [
+        f"CPU             {machine['cpu']}, {machine['cores']} cores, {machine['architecture']}",
+        f"memory          {machine['memory_bytes'] / 2**30:.1f} GiB",
+        f"ISA             {machine['isa'] or 'none that is supported'} (of {', '.join(ISAS)})",
+        f"Python          {report['python']}",
+        *(f"{name:<16}{version or 'not installed'}" for name, version in packages.items()),
+        f"C compiler      {tools['c_compiler'] or 'not found'}",
+        f"GPU             {report['gpu'] or 'none found'}",
+    ]
+    if limit:
+        lines.append(
+            f"ceiling         float32 {limit['float32_gops_per_core']} and int8 "
+            f"{limit['int8_gops_per_core']} Gop/s per core ({limit['basis']})"
+        )
+    lines.append("all is well" if not report["problems"] else "problems were found")
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""The options that several commands have, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lepton_tvm.errors import InputError
+
+__all__ = [
+    "Db",
+    "Json",
+    "Shapes",
+    "Target",
+    "Threads",
+    "parse_prune",
+    "parse_shapes",
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="URL",
+        envvar="LEPTON_TVM_DB",
+        help="Database URL or SQLite file; default sqlite:///lepton.db in the working folder.",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option("--target", metavar="T", help="native, or x86:avx2, x86:avx512, x86:vnni."),
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads the kernels may use.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", metavar="NAME=1,3,224,224", help="Fix an input's shape; may be repeated."
+    ),
+]
+
+_PRUNE = {"pruning": "sparsity", "channels": "ratio"}
+
+
+def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """`["x=1,3,224,224"]` -> `{"x": (1, 3, 224, 224)}`; None where there is none."""
+    if not texts:
+        return None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, sep, dims = text.rpartition("=")
+        parts = [d.strip() for d in dims.split(",")]
+        if not sep or not name or not all(d.isdigit() and int(d) > 0 for d in parts):
+            raise InputError(
+                f"--shape {text!r} is not NAME=D,D,...: give the input's name and its dimensions "
+                "as whole numbers above 0, for example --shape input=1,3,224,224"
+            )
+        if name in shapes:
+            raise InputError(f"--shape names the input {name!r} twice")
+        shapes[name] = tuple(int(d) for d in parts)
+    return shapes
+
+
+def parse_prune(text: str) -> dict[str, Any]:
+    """`channels:0.3` -> the arguments of `lepton_tvm.compress`."""
+    method, _, value = text.partition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if method not in _PRUNE or not 0.0 < number < 1.0:
+        raise InputError(
+            f"--prune {text!r} is not METHOD:VALUE: METHOD is one of {', '.join(_PRUNE)} and VALUE "
+            "the share to remove, between 0 and 1, for example --prune channels:0.3"
+        )
+    return {"method": method, _PRUNE[method]: number}

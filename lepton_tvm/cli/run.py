@@ -1,0 +1,95 @@
+"""`lepton-tvm run`: feed a .npz to an artifact; the compiler is not needed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lepton_tvm.cli.options import Json, Threads
+from lepton_tvm.cli.session import Output, command
+from lepton_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "run")
+    def run(
+        artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A compiled .so.")],
+        source: Annotated[
+            Path, typer.Option("--input", metavar="X.NPZ", help="One array per input name.")
+        ],
+        output: Annotated[
+            Path | None, typer.Option("--output", metavar="Y.NPZ", help="Where outputs are kept.")
+        ] = None,
+        threads: Threads = 1,
+        as_json: Json = False,
+    ) -> Output:
+        """Run an artifact once on the arrays of a .npz file."""
+        from lepton_tvm.runtime import load
+
+        inputs = read_npz(source)
+        net = load(artifact, threads=threads)
+        found = net(inputs)
+        outputs = found if isinstance(found, dict) else {net.outputs[0].name: found}
+        if output is not None:
+            write_npz(output, outputs)
+        data = {
+            "artifact": str(artifact),
+            "output": None if output is None else str(output),
+            "outputs": [describe(name, value) for name, value in outputs.items()],
+        }
+        lines = [
+            f"{o['name']}: {o['dtype']} {o['shape']}, from {o['min']:.6g} to {o['max']:.6g}, "
+            f"largest at flat index {o['argmax']}"
+            for o in data["outputs"]
+        ]
+        return Output(data, "\n".join(lines + ([f"written to {output}"] if output else [])))
+
+
+def describe(name: str, value: npt.NDArray[Any]) -> dict[str, Any]:
+    """Name, shape, dtype and range of one output."""
+    some = value.size > 0
+    return {
+        "name": name,
+        "shape": list(value.shape),
+        "dtype": str(value.dtype),
+        "min": float(value.min()) if some else None,
+        "max": float(value.max()) if some else None,
+        "argmax": int(value.argmax()) if some else None,
+    }
+
+
+def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of a .npz file; InputError where it is missing, damaged or holds objects."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if isinstance(data, np.ndarray):
+                raise InputError(f"{path} holds one bare array; --input wants a .npz by input name")
+            return {name: data[name] for name in data.files}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read {path} as .npz: {error}") from error
+
+
+def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
+    """Write `arrays` under exactly this name (NumPy alone would add an ending)."""
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}") from error
