@@ -119,8 +119,9 @@ def fold_pad_into_conv(g: GraphBuilder, call: Expr) -> Expr | None:
     if float(pad.attrs.pad_value) != 0.0:
         return None
     widths = [int(w) for w in pad.attrs.pad_width]
-    pairs = dict(zip(call.attrs.data_layout, zip(widths[::2], widths[1::2], strict=True),
-                     strict=True))
+    pairs = dict(
+        zip(call.attrs.data_layout, zip(widths[::2], widths[1::2], strict=True), strict=True)
+    )
     if any(pairs["N"]) or any(pairs["C"]):
         return None
     (top, bottom), (left, right) = pairs["H"], pairs["W"]
