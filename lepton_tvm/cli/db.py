@@ -25,10 +25,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, dele
 @command(app, "list")
 def list_records(db: Db = None, as_json: Json = False) -> Output:
     """List models with their artifacts and the latest median latency of each."""
-    from lepton_tvm.db import open_database
     from lepton_tvm.db.transfer import show
 
-    with open_database(db) as database:
+    with _existing(db) as database:
         data = show(database)
     return Output(data, _table(data))
 
@@ -36,22 +35,19 @@ def list_records(db: Db = None, as_json: Json = False) -> Output:
 @command(app, "show")
 def show_record(key: Key, db: Db = None, as_json: Json = False) -> Output:
     """Show a model, an artifact or a job with everything that is recorded about it."""
-    from lepton_tvm.db import open_database
-
-    with open_database(db) as database:
-        data = find(database, key)
     import json
 
+    with _existing(db) as database:
+        data = find(database, key)
     return Output(data, json.dumps(data, indent=2))
 
 
 @command(app, "export")
 def export_file(file: ArchiveFile, db: Db = None, as_json: Json = False) -> Output:
     """Write all records and artifacts to one zip file."""
-    from lepton_tvm.db import open_database
     from lepton_tvm.db.transfer import export_records
 
-    with open_database(db) as database:
+    with _existing(db) as database:
         report = export_records(database, file).to_json()
     return Output({"file": str(file), **report}, _moved("written to", file, report))
 
@@ -70,15 +66,27 @@ def import_file(file: ArchiveFile, db: Db = None, as_json: Json = False) -> Outp
 @command(app, "gc")
 def collect(dry_run: DryRun = False, db: Db = None, as_json: Json = False) -> Output:
     """Delete artifact files that no record names; list recorded ones that are damaged."""
-    from lepton_tvm.db import open_database
     from lepton_tvm.db.transfer import gc
 
-    with open_database(db) as database:
+    with _existing(db) as database:
         report = gc(database, dry_run=dry_run).to_json()
     verb = "would be deleted" if dry_run else "deleted"
     lines = [f"{len(report['removed'])} files {verb}, {report['freed_bytes']} bytes"]
     lines += [f"damaged: {text}" for text in report["damaged"]]
     return Output({"dry_run": dry_run, **report}, "\n".join(lines))
+
+
+def _existing(db: str | None) -> Any:
+    """The database, which must be there already: looking at one should not make an empty one."""
+    from lepton_tvm.db import open_database
+    from lepton_tvm.db.engine import parse_url
+
+    place = parse_url(db)
+    if place.file is not None and not place.file.exists():
+        raise InputError(
+            f"database {place} does not exist; lepton-tvm compile makes one, --db names another"
+        )
+    return open_database(db)
 
 
 def find(database: Any, key: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
         """Compile a small real model as float, int8, pruned + int8, and compare them."""
         with progress("starting the compiler") as say:
             from lepton_tvm.compare import compare
-            from lepton_tvm.demo import build_variants, labelled
+            from lepton_tvm.demo import labelled
+            from lepton_tvm.demo.variants import build_variants
 
             model = build_variants(db, target=target, notify=say)
             say("comparing what the database holds, interleaved")

@@ -1,0 +1,194 @@
+"""The commands one by one, on inputs that need no compiler."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.main
+
+from lepton_tvm import cli
+from lepton_tvm.cli.doctor import ceiling, pair_problems
+from lepton_tvm.demo.assets import model_path
+from tests.cli.conftest import Lepton
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command of the app with the words that call it."""
+    for name, item in group.commands.items():
+        if hasattr(item, "commands"):
+            yield from commands(item, (*words, name))
+        else:
+            yield (*words, name), item
+
+
+ALL = dict(commands(typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_has_help_and_stands_in_the_readme(words: tuple[str, ...]) -> None:
+    item = ALL[words]
+    assert len(item.help) > 20
+    assert f"lepton-tvm {' '.join(words)}" in README.read_text(encoding="utf-8")
+    options = [p for p in item.params if p.param_type_name == "option"]
+    assert "--json" in {name for p in options for name in p.opts}
+    assert all(getattr(p, "help", None) for p in item.params)
+
+
+@pytest.mark.parametrize("words", ["tune", "explain"])
+def test_commands_of_later_are_absent(words: str, lepton: Lepton) -> None:
+    ended = lepton(words)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"No such command '{words}'" in ended.err
+
+
+def test_help_starts_no_compiler() -> None:
+    code = "import sys; from lepton_tvm.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "demo" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "lepton_tvm.cli" in imported
+    assert imported.isdisjoint({"tvm", "tvm_ffi", "onnx", "numpy", "sqlalchemy"})
+
+
+def test_doctor(lepton: Lepton) -> None:
+    ended = lepton("doctor", "--json")
+    data = ended.json
+    assert ended.code == (1 if data["problems"] else 0)
+    assert data["machine"]["cores"] >= 1
+    assert data["packages"]["apache-tvm"] == "0.27.0.post1"
+    assert "CPU" in lepton("doctor").out
+
+
+def test_doctor_knows_the_pair_that_crashes() -> None:
+    assert pair_problems("0.27.0.post1", "0.1.14.post1") == []
+    (crash,) = pair_problems("0.27.0.post1", "0.1.15.post2")
+    assert "apache-tvm-ffi 0.1.15.post2 is installed" in crash
+    assert "segmentation fault" in crash
+    assert 'pip install "apache-tvm==0.27.0.post1"' in crash
+    assert "apache-tvm 0.26.0 is installed" in pair_problems("0.26.0", "0.1.14.post0")[0]
+    assert len(pair_problems(None, None)) == 2
+
+
+def test_ceiling_follows_the_vector_width() -> None:
+    assert ceiling("vnni", 2.0)["float32_gops_per_core"] == 128.0
+    assert ceiling("vnni", 2.0)["int8_gops_per_core"] == 512.0
+    assert ceiling("avx2", 2.0)["int8_over_float32"] == 2
+    assert ceiling("avx512", None)["float32_gops_per_core"] is None
+
+
+def test_inspect_onnx(lepton: Lepton) -> None:
+    data = lepton("inspect", model_path(), "--json").json
+    assert data["inputs"] == [{"name": "input", "shape": [1, 1, 28, 28], "dtype": "float"}]
+    assert data["operators"]["Conv"] == 9
+    assert "operators   Conv 9" in lepton("inspect", model_path()).out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "holds no ONNX graph"),
+        (b"plain text, no model\n", "ONNX"),
+        ("cut", "ONNX"),
+    ],
+)
+def test_inspect_refuses_bad_onnx(content: Any, message: str, lepton: Lepton) -> None:
+    file = Path("bad.onnx")
+    if content == "cut":
+        content = model_path().read_bytes()[:5000]
+    if content is not None:
+        file.write_bytes(content)
+    ended = lepton("inspect", file)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_inspect_refuses_a_foreign_library(lepton: Lepton) -> None:
+    Path("other.so").write_bytes(b"\x7fELF" + bytes(100))
+    ended = lepton("inspect", "other.so")
+    assert ended.code == 2
+    assert "no lepton_tvm manifest" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--quantize", "int4"), "--quantize 'int4' is not known: the one choice is int8"),
+        (("--quantize", "int8"), "--quantize int8 needs --calib DATA"),
+        (("--calib", "x.npz"), "--calib is only used with --quantize int8"),
+        (("--shape", "x"), "--shape 'x' is not NAME=D,D,..."),
+        (("--prune", "half"), "--prune 'half' is not METHOD:VALUE"),
+    ],
+)
+def test_compile_refuses_bad_options(args: tuple[str, ...], message: str, lepton: Lepton) -> None:
+    ended = lepton("compile", model_path(), *args)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 cut short"])
+def test_run_refuses_bad_npz(content: bytes | None, lepton: Lepton) -> None:
+    if content is not None:
+        Path("x.npz").write_bytes(content)
+    ended = lepton("run", "missing.so", "--input", "x.npz")
+    assert (ended.code, ended.out) == (2, "")
+    assert "cannot read x.npz as .npz" in ended.err
+
+
+def test_run_refuses_pickled_arrays(lepton: Lepton) -> None:
+    np.savez("x.npz", x=np.array([{"a": 1}], dtype=object))
+    ended = lepton("run", "missing.so", "--input", "x.npz")
+    assert ended.code == 2
+    assert "allow_pickle=False" in ended.err
+
+
+def test_run_refuses_a_missing_artifact(lepton: Lepton) -> None:
+    np.savez("x.npz", x=np.zeros(3, np.float32))
+    ended = lepton("run", "missing.so", "--input", "x.npz", "--json")
+    assert ended.code == 2
+    assert ended.json == {"error": "artifact missing.so does not exist", "exit_code": 2}
+
+
+@pytest.mark.parametrize("words", [("list",), ("show", "x"), ("export", "x.zip"), ("gc",)])
+def test_db_reading_makes_no_database(words: tuple[str, ...], lepton: Lepton) -> None:
+    ended = lepton("db", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "database sqlite:///lepton.db does not exist" in ended.err
+    assert list(Path().iterdir()) == []
+
+
+def test_db_round_trip(lepton: Lepton) -> None:
+    from lepton_tvm.db import open_database
+
+    tensor = [{"name": "x", "shape": [1, 2], "dtype": "float32"}]
+    with open_database("sqlite:///one.db") as database:
+        model = database.add_model("net", "ab" * 32, tensor, tensor)
+    assert lepton("db", "show", "net", "--db", "one.db", "--json").json["id"] == model.id
+    assert lepton("db", "export", "all.zip", "--db", "one.db", "--json").json["rows"] == 1
+    assert zipfile.is_zipfile("all.zip")
+    assert lepton("db", "import", "all.zip", "--db", "two.db", "--json").json["rows"] == 1
+    listed = lepton("db", "list", "--db", "two.db", "--json").json
+    assert [m["name"] for m in listed["models"]] == ["net"]
+    assert "net" in lepton("db", "list", "--db", "two.db").out
+    assert json.loads(lepton("db", "show", "net", "--db", "two.db").out)["kind"] == "model"
+    assert lepton("db", "gc", "--db", "two.db").out == "0 files deleted, 0 bytes\n"
+    nothing = lepton("db", "show", "other", "--db", "two.db")
+    assert nothing.code == 2
+    assert "is named 'other'; see lepton-tvm db list" in nothing.err

@@ -1,0 +1,59 @@
+"""How option values are read, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lepton_tvm.cli.bench import parse_engines
+from lepton_tvm.cli.compare import too_slow
+from lepton_tvm.cli.options import parse_prune, parse_shapes
+from lepton_tvm.errors import InputError
+
+
+def test_shapes() -> None:
+    assert parse_shapes(None) is None
+    assert parse_shapes(["x=1, 3,4", "a=b=2"]) == {"x": (1, 3, 4), "a=b": (2,)}
+
+
+@pytest.mark.parametrize("text", ["x", "=1,2", "x=", "x=1,,2", "x=1,-2", "x=0", "x=1,a"])
+def test_bad_shape(text: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"--shape {text!r} is not NAME=D,D,...")):
+        parse_shapes([text])
+
+
+def test_shape_named_twice() -> None:
+    with pytest.raises(InputError, match="names the input 'x' twice"):
+        parse_shapes(["x=1", "x=2"])
+
+
+def test_prune() -> None:
+    assert parse_prune("pruning:0.5") == {"method": "pruning", "sparsity": 0.5}
+    assert parse_prune("channels:0.3") == {"method": "channels", "ratio": 0.3}
+
+
+@pytest.mark.parametrize(
+    "text", ["0.5", "channels", "channels:", "channels:1", "channels:nan", "x:0.5"]
+)
+def test_bad_prune(text: str) -> None:
+    with pytest.raises(InputError, match="METHOD is one of pruning, channels"):
+        parse_prune(text)
+
+
+def test_engines() -> None:
+    assert parse_engines("onnxruntime, openvino,onnxruntime") == ("onnxruntime", "openvino")
+    with pytest.raises(InputError, match="--against 'ncnn' is not known: choose of onnxruntime"):
+        parse_engines("ncnn")
+
+
+def test_too_slow() -> None:
+    result = {
+        "variants": [
+            {"name": "int8", "speedup": {"ratio": 0.9}},
+            {"name": "small", "speedup": {"ratio": 2.0}},
+            {"name": "unmeasured", "speedup": None},
+        ]
+    }
+    assert too_slow(result, 0.8) is None
+    assert too_slow(result, 1.0) == "int8 is 0.900 times as fast; asked for at least 1"
