@@ -1,6 +1,6 @@
-"""How the manifest lies behind the code in one file, and how damage is found before code is loaded.
+"""How the manifest lies behind the code in one file, and how damage is found before loading.
 
-The file is `[shared library][zlib(manifest JSON)][footer]`. The loader of the operating system reads
+The file is `[shared library][zlib(manifest JSON)][footer]`. The operating system's loader reads
 only the library; the footer (56 bytes, little endian) is
 
     u64 length of the library | u32 length of the manifest | u32 container version
@@ -78,8 +78,6 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 def file_sha256(path: str | Path) -> str:
     """The sha256 of a file as hex digits. Raises ArtifactError when it cannot be read."""
     return hashlib.sha256(_read(Path(path))).hexdigest()
-
-
 
 
 def _read(path: Path) -> bytes:

@@ -22,7 +22,7 @@ _PARTS = tuple(f.name for f in dataclasses.fields(TrialKey))
 class TuningLog:
     """Workloads and trials, reached as `database.tuning`.
 
-    A trial is valid for its whole key: workload, target, hardware, TVM version and schedule version.
+    A trial is valid for its whole key: workload, target, hardware, TVM version, schedule version.
     A look-up returns records of exactly that key; `explain_miss` says which part differed.
     """
 
@@ -58,7 +58,7 @@ class TuningLog:
         return found[0] if found else None
 
     def explain_miss(self, key: TrialKey) -> str:
-        """Why `best(key)` found nothing: the parts of the key by which the nearest records differ."""
+        """Why `best(key)` found nothing: by which parts of the key the nearest record differs."""
         keys = sa.select(*(getattr(TrialRow, p) for p in _PARTS)).where(
             TrialRow.workload_hash == key.workload_hash, TrialRow.state == "ok"
         )

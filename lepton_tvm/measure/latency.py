@@ -14,7 +14,7 @@ __all__ = ["Rounds", "Runner", "measure_interleaved"]
 #: Runs the candidate so many times and returns the mean seconds of one run.
 Runner = Callable[[int], float]
 
-_SHORTEST_SAMPLE_S = 2e-3  # shorter ones would measure the clock and the call
+_SHORTEST_SAMPLE_S = 5e-4  # shorter ones would measure the clock and the call
 _FEWEST_ROUNDS = 5
 
 
@@ -28,7 +28,7 @@ class Rounds:
     """
 
     least: int = 30
-    most: int = 300
+    most: int = 1000
     budget_s: float = 10.0
     warmup_s: float = 0.2
 

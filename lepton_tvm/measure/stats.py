@@ -53,10 +53,7 @@ def speedup_ci(baseline: Samples, other: Samples, *, seed: int = 0) -> Estimate:
     if len(base) != len(rival):
         raise InputError(f"paired samples differ in number: {len(base)} and {len(rival)}")
     ratios = np.concatenate(
-        [
-            np.median(base[i], axis=1) / np.median(rival[i], axis=1)
-            for i in _draws(len(base), seed)
-        ]
+        [np.median(base[i], axis=1) / np.median(rival[i], axis=1) for i in _draws(len(base), seed)]
     )
     return _estimate(float(np.median(base) / np.median(rival)), ratios)
 

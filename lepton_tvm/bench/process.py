@@ -1,0 +1,108 @@
+"""Talking to the process of one engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from lepton_tvm.bench.engines import Job
+from lepton_tvm.errors import LeptonError
+
+__all__ = ["EngineFailed", "EngineProcess"]
+
+
+class EngineFailed(LeptonError, RuntimeError):
+    """An engine could not load or run the model."""
+
+
+class EngineProcess:
+    """One engine with the model loaded, in a process of its own; a context manager."""
+
+    def __init__(self, job: Job, affinity: set[int]) -> None:
+        self.job = job
+        self._log = Path(job.scratch) / "stderr.txt"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lepton_tvm.bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_environment(),
+                # The compiler may have pinned the parent to one core.
+                preexec_fn=lambda: os.sched_setaffinity(0, affinity),
+            )
+        try:
+            told = self._ask(job.to_json())
+        except BaseException:
+            self.close()
+            raise
+        self.version = str(told["version"])
+        self.isa = str(told["isa"])
+
+    def run(self, number: int) -> float:
+        """Run `number` times; seconds of one run. Raises EngineFailed."""
+        return float(self._ask({"run": number})["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                _close(stream)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> EngineProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise EngineFailed(f"{self._name()} ended: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EngineFailed(f"{self._name()} failed: {answer['error']}")
+        return answer
+
+    def _name(self) -> str:
+        return f"engine {self.job.engine} ({self.job.precision})"
+
+    def _last_words(self) -> str:
+        code = self._process.poll()
+        words = self._log.read_text(errors="replace").strip()[-500:]
+        return words or f"exit status {code}"
+
+
+def _environment() -> dict[str, str]:
+    """The parent's, with its import path: a checkout need not be installed."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def _close(stream: IO[str]) -> None:
+    try:
+        stream.close()
+    except BrokenPipeError:
+        return
