@@ -1,0 +1,52 @@
+"""Every error a user can meet; each is also a builtin, and says which exit code the CLI ends with."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "CompileError",
+    "DatabaseError",
+    "InputError",
+    "LeptonError",
+    "ModelError",
+    "RequirementError",
+    "TargetError",
+]
+
+
+class LeptonError(Exception):
+    """Root of all errors of this package: the work failed (exit code 1)."""
+
+    exit_code = 1
+
+
+class InputError(LeptonError, ValueError):
+    """An argument, a data file or an option is not usable (exit code 2)."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """A model file cannot be read, checked or imported."""
+
+
+class TargetError(InputError):
+    """A target is not known, or this machine cannot run what was built for it."""
+
+
+class ArtifactError(InputError):
+    """A compiled file is damaged, is not ours, or does not match its recorded hash."""
+
+
+class DatabaseError(LeptonError, RuntimeError):
+    """The tuning-log database cannot be read or written."""
+
+
+class CompileError(LeptonError, RuntimeError):
+    """A graph could not be lowered, scheduled or built; a fault of ours, not of the input."""
+
+
+class RequirementError(LeptonError, RuntimeError):
+    """A stated requirement (accuracy, speed) was measured and is not met (exit code 3)."""
+
+    exit_code = 3

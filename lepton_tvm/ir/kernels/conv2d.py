@@ -1,0 +1,186 @@
+"""Convolution over NHWC activations and packed weights: plain, grouped, float or integer dot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from lepton_tvm.ir.graph import Array
+
+__all__ = ["ConvShape", "conv2d", "pack_conv2d_weight"]
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """All extents of a convolution and how its operands are packed.
+
+    `padding` is top, left, bottom, right. With several groups `block` divides
+    the channels of a group. `rows` pixels of an output line are computed together:
+    the last tile of a line may reach beyond it, and what it computes there is not stored. `block` output channels are packed together. `dot` input channels are multiplied and added at once: 1 for float32, 2 for 16-bit pairs,
+    4 for bytes. `pad_value` is what padding reads (the input's zero point).
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    dot: int
+    rows: int
+    block: int
+    pad_value: int = 0
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return self._out(self.height, 0)
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return self._out(self.width, 1)
+
+    @property
+    def out_width_padded(self) -> int:
+        """Columns that are computed: the output's, rounded up to a multiple of `rows`."""
+        return -(-self.out_width // self.rows) * self.rows
+
+    @property
+    def width_read(self) -> int:
+        """Columns of the padded input that the computed columns read."""
+        span = (self.kernel[1] - 1) * self.dilation[1] + 1
+        return (self.out_width_padded - 1) * self.strides[1] + span
+
+    def _out(self, size: int, axis: int) -> int:
+        span = (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        padded = size + self.padding[axis] + self.padding[axis + 2]
+        return (padded - span) // self.strides[axis] + 1
+
+    @property
+    def group_in(self) -> int:
+        """Input channels of one group."""
+        return self.channels // self.groups
+
+    @property
+    def group_in_padded(self) -> int:
+        """Input channels of one group, rounded up to a multiple of `dot`."""
+        return -(-self.group_in // self.dot) * self.dot
+
+    @property
+    def group_out(self) -> int:
+        """Output channels of one group."""
+        return self.out_channels // self.groups
+
+    @property
+    def group_blocks(self) -> int:
+        """Packed blocks of output channels in one group."""
+        return -(-self.group_out // self.block)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the whole operation."""
+        pixels = self.batch * self.out_height * self.out_width
+        return pixels * self.out_channels * self.group_in * self.kernel[0] * self.kernel[1]
+
+    @property
+    def needs_copy(self) -> bool:
+        """Whether the input must be copied to be padded, widened or filled up to `dot` channels."""
+        if any(self.padding) or self.out_width_padded != self.out_width:
+            return True
+        return self.group_in_padded != self.group_in or self.dot == 2
+
+
+def pack_conv2d_weight(weight: Array, shape: ConvShape) -> Array:
+    """HWIO weights -> [blocks, KH, KW, I/dot, block, dot], the last axis left out for dot 1.
+
+    Missing channels are filled with zeros. The dtype is kept.
+    """
+    kh, kw = shape.kernel
+    grouped = weight.reshape(kh, kw, shape.group_in, shape.groups, shape.group_out)
+    fill_in = shape.group_in_padded - shape.group_in
+    fill_out = shape.group_blocks * shape.block - shape.group_out
+    grouped = np.pad(grouped, ((0, 0), (0, 0), (0, fill_in), (0, 0), (0, fill_out)))
+    steps = shape.group_in_padded // shape.dot
+    split = grouped.reshape(
+        kh, kw, steps, shape.dot, shape.groups * shape.group_blocks, shape.block
+    )
+    packed = np.ascontiguousarray(split.transpose(4, 0, 1, 2, 5, 3))
+    return packed[..., 0] if shape.dot == 1 else packed
+
+
+def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -> te.Tensor:
+    """The loop nest; its reduction block carries `lepton.kernel` and the tile as annotations.
+
+    x: [N, H, W, C] float32 or uint8; w as `pack_conv2d_weight` makes it; result [N, OH, OW, K],
+    float32 or int32. Stages: `pad` (only where needed), `conv`, `store`.
+    """
+    s = shape
+    source = _padded(x, s) if s.needs_copy else x
+    rh = te.reduce_axis((0, s.kernel[0]), "rh")
+    rw = te.reduce_axis((0, s.kernel[1]), "rw")
+    rc = te.reduce_axis((0, s.group_in_padded // s.dot), "rc")
+    rd = te.reduce_axis((0, s.dot), "rd")
+
+    def read(n: Any, h: Any, w_: Any, k: Any) -> Any:
+        row = h * s.strides[0] + rh * s.dilation[0]
+        column = w_ * s.strides[1] + rw * s.dilation[1]
+        channel = rc * s.dot + rd if s.dot > 1 else rc
+        if s.groups == 1:
+            return source[n, row, column, channel]
+        group = k // (s.group_blocks * s.block)
+        if s.needs_copy:
+            return source[n, row, column, group, channel]
+        return source[n, row, column, group * s.group_in + channel]
+
+    def term(n: Any, h: Any, w_: Any, k: Any) -> Any:
+        value = read(n, h, w_, k)
+        block, lane = k // s.block, k % s.block
+        if s.dot == 1:
+            return te.sum(value * w[block, rh, rw, rc, lane], axis=[rh, rw, rc])
+        weight = w[block, rh, rw, rc, lane, rd]
+        product = value.astype("int32") * weight.astype("int32")
+        return te.sum(product, axis=[rh, rw, rc, rd])
+
+    made = (s.batch, s.out_height, s.out_width_padded, s.groups * s.group_blocks * s.block)
+    acc = te.compute(made, term, name="conv", attrs={"lepton.kernel": "conv2d", **tile})
+
+    out = (s.batch, s.out_height, s.out_width, s.out_channels)
+    return te.compute(out, lambda *i: acc[i], name="store")
+
+
+def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
+    top, left, bottom, right = s.padding
+    dtype = "int16" if s.dot == 2 else x.dtype
+    columns = max(s.width_read, s.width + left + right)
+    extents = [s.batch, s.height + top + bottom, columns]
+
+    def inside(h: Any, w_: Any, c: Any) -> Any:
+        limits = []
+        if top or bottom:
+            limits += [h >= top, h < top + s.height]
+        if columns > s.width:
+            limits += [w_ >= left, w_ < left + s.width]
+        if s.group_in_padded != s.group_in:
+            limits += [c < s.group_in]
+        return limits
+
+    def value(n: Any, h: Any, w_: Any, g: Any, c: Any) -> Any:
+        read = x[n, h - top, w_ - left, g * s.group_in + c].astype(dtype)
+        limits = inside(h, w_, c)
+        if not limits:
+            return read
+        return tirx.if_then_else(tirx.all(*limits), read, tirx.const(s.pad_value, dtype))
+
+    if s.groups == 1:
+        return te.compute(
+            (*extents, s.group_in_padded), lambda n, h, w_, c: value(n, h, w_, 0, c), name="pad"
+        )
+    return te.compute((*extents, s.groups, s.group_in_padded), value, name="pad")

@@ -1,0 +1,86 @@
+"""Chooses how many rows and channels of a convolution or product one loop body keeps in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lepton_tvm.targets import Isa
+
+__all__ = ["RegisterTile", "choose_channel_tile", "choose_tile", "row_candidates"]
+
+# A fused multiply-add has a latency of about four cycles and two start per cycle: fewer
+# independent accumulators than this leave the unit waiting.
+_CHAINS = 8
+# Registers that hold weights and the broadcast activation, not accumulators.
+_SPARE = 4
+# Rows or channels that are computed and thrown away also cost branches in the epilogue.
+_TAIL_PENALTY = 1.1
+# Among equally fast tiles prefer fewer loads and fewer passes over the weights.
+_LOAD_WEIGHT = 0.15
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """`rows` output rows (pixels) times `vectors` registers of `lanes` output channels each."""
+
+    rows: int
+    lanes: int
+    vectors: int
+
+    @property
+    def channels(self) -> int:
+        """Output channels of the tile: the block by which weights are packed."""
+        return self.lanes * self.vectors
+
+
+def row_candidates(extent: int, vectors: int, isa: Isa) -> list[int]:
+    """The numbers of rows that fit the register file beside `vectors`, at most `extent`."""
+    most = max(1, (isa.registers - _SPARE) // vectors)
+    return list(range(1, min(extent, most) + 1))
+
+
+def choose_tile(extent: int, channels: int, isa: Isa) -> RegisterTile:
+    """The cheapest tile by a two-port model: multiply-adds, loads and wasted lanes.
+
+    `extent` is the number of output rows that a tile may span (the output width of a convolution,
+    all rows of a product), `channels` the output channels. Smaller vectors are considered where
+    the channels do not fill the large ones.
+    """
+    return min(_tiles(extent, channels, isa), key=lambda t: (tile_cost(t, extent, channels), -t.rows))
+
+
+def choose_channel_tile(extent: int, channels: int, isa: Isa) -> RegisterTile:
+    """The tile of a depthwise convolution, whose channels are not padded: lanes divide them."""
+    lanes = isa.lanes
+    while channels % lanes and lanes > 4:
+        lanes //= 2
+    if channels % lanes:
+        lanes = 1
+    vectors = 2 if channels % (2 * lanes) == 0 and lanes > 1 else 1
+    most = max(1, (isa.registers - _SPARE) // (2 * vectors))
+    fits = [r for r in range(1, min(extent, most) + 1) if extent % r == 0]
+    rows = fits[-1] if fits[-1] * 2 > min(extent, most) else min(extent, most)
+    return RegisterTile(rows, lanes, vectors)
+
+
+def tile_cost(tile: RegisterTile, extent: int, channels: int) -> float:
+    """Cycles per useful output and reduction step, up to a constant factor."""
+    sums = tile.rows * tile.vectors
+    loads = tile.rows + tile.vectors
+    cycles = max(sums, loads, _CHAINS if sums < _CHAINS else 0) / 2 + _LOAD_WEIGHT * loads / 2
+    row_waste = -(-extent // tile.rows) * tile.rows / extent
+    lane_waste = -(-channels // tile.channels) * tile.channels / channels
+    tails = (_TAIL_PENALTY if row_waste > 1 else 1.0) * (_TAIL_PENALTY if lane_waste > 1 else 1.0)
+    return cycles / (tile.rows * tile.channels) * row_waste * lane_waste * tails
+
+
+def _tiles(extent: int, channels: int, isa: Isa) -> Iterator[RegisterTile]:
+    lanes = isa.lanes
+    while lanes >= 4:
+        for vectors in (1, 2, 3, 4, 5, 6, 8):
+            if vectors > 1 and lanes * (vectors - 1) >= channels:
+                break
+            for rows in row_candidates(extent, vectors, isa):
+                yield RegisterTile(rows, lanes, vectors)
+        lanes //= 2

@@ -1,0 +1,100 @@
+"""What each kernel of a built model is: its op, precision, work and the rule that scheduled it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from lepton_tvm.ir.graph import bindings_of, main_of, op_name
+from lepton_tvm.schedules.apply import Applied
+from lepton_tvm.schedules.base import annotations, new_schedule
+from lepton_tvm.targets import Target
+
+__all__ = ["KernelInfo", "describe_kernels"]
+
+_FLOATS = ("float32", "float16", "float64", "bfloat16")
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One call of a kernel: name of its function, op, precision, ISA, work and shapes.
+
+    `precision` is `int8` when all tensors that the kernel computes its main result from are
+    integers, `float32` when they are floats, `mixed` where integer tensors are turned to or from
+    floats without a reduction (the edges of a quantized region). `schedule` is the rule that made
+    it, `default` where none fitted. `calls` counts how often it runs per inference.
+    """
+
+    name: str
+    op: str
+    precision: str
+    isa: str
+    macs: int
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shape: tuple[int, ...]
+    schedule: str
+    calls: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict of the fields."""
+        made = asdict(self)
+        made["input_shapes"] = [list(s) for s in self.input_shapes]
+        made["output_shape"] = list(self.output_shape)
+        return made
+
+
+def describe_kernels(
+    mod: tvm.IRModule, applied: Sequence[Applied], target: Target
+) -> tuple[KernelInfo, ...]:
+    """The kernels of a fused module in the order in which `main` first calls them."""
+    rules = {a.function: a.rule for a in applied}
+    calls: dict[str, int] = {}
+    for binding in bindings_of(main_of(mod)):
+        if op_name(binding.value).startswith("call_tir:"):
+            name = binding.value.args[0].name_hint
+            calls[name] = calls.get(name, 0) + 1
+    return tuple(
+        _describe(name, mod[name], rules.get(name), target, count) for name, count in calls.items()
+    )
+
+
+def _describe(
+    name: str, func: tirx.PrimFunc, rule: str | None, target: Target, calls: int
+) -> KernelInfo:
+    buffers = [p for p in func.params if hasattr(p, "shape")]
+    shapes = [tuple(int(d) for d in b.shape) for b in buffers]
+    anchor = _anchor(func)
+    macs = int(anchor["lepton.macs"]) if anchor else 0
+    op = str(anchor["lepton.kernel"]) if anchor else _stem(name)
+    return KernelInfo(
+        name, op, _precision(buffers, anchor), target.isa, macs,
+        tuple(shapes[:-1]), shapes[-1], rule or "default", calls,
+    )  # fmt: skip
+
+
+def _anchor(func: tirx.PrimFunc) -> dict[str, Any] | None:
+    sch = new_schedule(func)
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        notes = annotations(sch, block)
+        if "lepton.kernel" in notes:
+            return notes
+    return None
+
+
+def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
+    if anchor is not None:
+        return "float32" if int(anchor["lepton.dot"]) == 1 else "int8"
+    types = [str(b.dtype).removeprefix("T.") for b in (buffers[0], buffers[-1])]
+    floats = [t in _FLOATS for t in types]
+    if all(floats):
+        return types[-1]
+    return "mixed" if any(floats) else ("int8" if types[-1].endswith("8") else types[-1])
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\d+$", "", name.removeprefix("fused_"))

@@ -1,0 +1,147 @@
+"""The compiler as one list of phases: a model's module goes in, an executable comes out.
+
+    lower-int8      quantize/dequantize around an op -> integer arithmetic
+    lower-kernels   convolutions and products -> loop nests over packed constant weights
+    legalize        every other op -> a loop nest
+    fuse            one function per anchor op with its epilogue
+    schedule        the first rule that fits each function
+    build           memory planned once, machine code by LLVM
+
+Nothing here searches; the same module and target always give the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+
+from lepton_tvm.errors import CompileError
+from lepton_tvm.ir.graph import Array
+from lepton_tvm.kernels import KernelInfo, describe_kernels
+from lepton_tvm.passes.base import PassReport
+from lepton_tvm.passes.legalize import LEGALIZATIONS
+from lepton_tvm.passes.lower_kernels import LowerKernels
+from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
+from lepton_tvm.schedules.apply import Applied, apply_schedules
+from lepton_tvm.targets import Target, parse_target
+
+__all__ = ["Build", "build", "executor", "lower", "run"]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A built module: TVM's executable, one entry per kernel in call order, and pass reports."""
+
+    executable: Any
+    kernels: tuple[KernelInfo, ...]
+    reports: tuple[PassReport, ...]
+    target: Target
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The scheduled module before code is generated from it."""
+
+    module: tvm.IRModule
+    schedules: tuple[Applied, ...]
+    kernels: tuple[KernelInfo, ...]
+    reports: tuple[PassReport, ...]
+
+
+def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None) -> Lowered:
+    """All phases up to and including the schedules; `module` is not changed."""
+    tell = progress or (lambda phase: None)
+    reports = []
+    tell("lower-int8")
+    mod, report = LowerInt8()(module)
+    reports.append(report)
+    tell("lower-kernels")
+    mod, report = LowerKernels(target)(mod)
+    reports.append(report)
+    with target.tvm:
+        tell("legalize")
+        mod = relax.transform.LegalizeOps(dict(LEGALIZATIONS))(mod)
+        tell("fuse")
+        for step in (
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(),
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.DeadCodeElimination(),
+        ):
+            mod = step(mod)
+        tell("schedule")
+        fused = mod
+        mod, applied = apply_schedules(mod, target)
+    return Lowered(mod, tuple(applied), describe_kernels(fused, applied, target), tuple(reports))
+
+
+def build(
+    module: tvm.IRModule, target: Target | str = "native", progress: Progress | None = None
+) -> Build:
+    """Compile `module` (canonical form, or the quantized form) for `target`.
+
+    Raises CompileError with the failing phase's message; `progress` is told each phase's name.
+    """
+    goal = parse_target(target)
+    lowered = lower(module, goal, progress)
+    if progress is not None:
+        progress("build")
+    with goal.tvm, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+        try:
+            executable = tvm.compile(
+                lowered.module, goal.tvm, relax_pipeline=_finish_relax(), tir_pipeline="s_tir"
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CompileError(
+                f"the compiler could not build this model for {goal}: "
+                f"{str(error).strip().splitlines()[-1]}; please report it with the model"
+            ) from error
+    return Build(executable, lowered.kernels, lowered.reports, goal)
+
+
+def executor(module: tvm.IRModule) -> Callable[[Sequence[Array]], list[Array]]:
+    """`module` compiled for this machine, as a function from input arrays to output arrays."""
+    built = build(module)
+    machine = relax.VirtualMachine(built.executable, tvm.cpu())
+
+    def call(inputs: Sequence[Array]) -> list[Array]:
+        result = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(x)) for x in inputs])
+        return [r.numpy() for r in _tensors(result)]
+
+    return call
+
+
+def run(module: tvm.IRModule, inputs: Sequence[Array]) -> list[Array]:
+    """Compile `module` for this machine and run it once."""
+    return executor(module)(inputs)
+
+
+def _tensors(result: Any) -> list[Any]:
+    return [result] if hasattr(result, "numpy") else list(result)
+
+
+def _finish_relax() -> tvm.transform.Pass:
+    """Relax phases after scheduling: calls, one static memory plan, VM code."""
+    return tvm.transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )

@@ -1,0 +1,60 @@
+"""What a pass is: a frozen dataclass of options that maps a module to a new module and a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import tvm
+
+__all__ = ["Pass", "PassReport", "Skipped"]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An op that a pass left alone: its kind, the name of its result, and the reason."""
+
+    op: str
+    name: str
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """A plain dict of the fields."""
+        return {"op": self.op, "name": self.name, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What a pass did: how many ops it changed, notes for people, numbers, and what it skipped."""
+
+    name: str
+    changed: int = 0
+    notes: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, float], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict of the fields."""
+        return {
+            "name": self.name,
+            "changed": self.changed,
+            "notes": list(self.notes),
+            "numbers": dict(self.numbers),
+            "skipped": [s.to_json() for s in self.skipped],
+        }
+
+
+class Pass(Protocol):
+    """The contract of every pass.
+
+    The module that comes in is never changed (the first line is `mod = mod.clone()`), the module
+    that goes out is well formed, running the pass on its own output changes nothing, and every op
+    of the kind the pass is for that it left alone stands in the report with a reason.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
+        """Apply the pass."""
+        ...

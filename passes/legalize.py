@@ -1,0 +1,130 @@
+"""How the remaining Relax ops become loop nests, where TVM's own way is slow or inexact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, te, tirx, topi
+
+from lepton_tvm.ir.graph import Expr, const_array, dtype_of, scalar_of, shape_of
+
+__all__ = ["LEGALIZATIONS"]
+
+Legalization = Callable[[relax.BlockBuilder, Expr], Expr]
+
+
+def _unary(function: Callable[[te.Tensor], te.Tensor], name: str) -> Legalization:
+    def legalize(bb: relax.BlockBuilder, call: Expr) -> Expr:
+        return bb.call_te(function, call.args[0], primfunc_name_hint=name)
+
+    return legalize
+
+
+def _float_only(op: str, function: Callable[[te.Tensor], te.Tensor], name: str) -> Legalization:
+    """The fast polynomial in float32; TVM's own lowering for every other type."""
+    fast = _unary(function, name)
+
+    def legalize(bb: relax.BlockBuilder, call: Expr) -> Expr:
+        if dtype_of(call.args[0]) == "float32":
+            return fast(bb, call)
+        return tvm.ir.Op.get(op).get_attr("FLegalize")(bb, call)
+
+    return legalize
+
+
+def _nearbyint(x: te.Tensor) -> te.Tensor:
+    return te.compute(x.shape, lambda *i: tirx.nearbyint(x[i]), name="round")
+
+
+def _sigmoid(x: te.Tensor) -> te.Tensor:
+    one = tirx.const(1, "float32")
+    exp = topi.fast_exp(topi.negative(x))
+    return te.compute(x.shape, lambda *i: one / (one + exp[i]), name="sigmoid")
+
+
+def _softmax(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    if dtype_of(call.args[0]) != "float32":
+        return tvm.ir.Op.get("relax.nn.softmax").get_attr("FLegalize")(bb, call)
+    axis = int(call.attrs.axis)
+    return bb.call_te(
+        lambda x: topi.nn.fast_softmax(x, axis), call.args[0], primfunc_name_hint="softmax"
+    )
+
+
+def _power(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    if scalar_of(call.args[1]) == 2.0:
+        return bb.call_te(topi.multiply, call.args[0], call.args[0], primfunc_name_hint="square")
+    return tvm.ir.Op.get("relax.power").get_attr("FLegalize")(bb, call)
+
+
+def _quantize(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    """nearbyint(x / scale) + zero point, clipped, for one scale per tensor."""
+    scale, zero = scalar_of(call.args[1]), scalar_of(call.args[2])
+    if scale is None or zero is None:
+        return tvm.ir.Op.get("relax.quantize").get_attr("FLegalize")(bb, call)
+    out = str(call.attrs.out_dtype)
+    limits = np.iinfo(out)
+    inverse = tirx.const(float(np.float32(1) / np.float32(scale)), "float32")
+    low, high = (tirx.const(float(v - zero), "float32") for v in (limits.min, limits.max))
+
+    def kernel(x: te.Tensor) -> te.Tensor:
+        def value(*i: Any) -> Any:
+            steps = tirx.nearbyint(x[i] * inverse)
+            kept = tirx.max(tirx.min(steps, high), low).astype("int32")
+            return (kept + int(zero)).astype(out)
+
+        return te.compute(x.shape, value, name="quantize")
+
+    return bb.call_te(kernel, call.args[0], primfunc_name_hint="quantize")
+
+
+def _dequantize(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    """(q - zero point) * scale for one scale per tensor."""
+    scale, zero = scalar_of(call.args[1]), scalar_of(call.args[2])
+    if scale is None or zero is None or const_array(call.args[0]) is not None:
+        return tvm.ir.Op.get("relax.dequantize").get_attr("FLegalize")(bb, call)
+    factor = tirx.const(float(np.float32(scale)), "float32")
+
+    def kernel(q: te.Tensor) -> te.Tensor:
+        def value(*i: Any) -> Any:
+            return (q[i].astype("int32") - int(zero)).astype("float32") * factor
+
+        return te.compute(q.shape, value, name="dequantize")
+
+    return bb.call_te(kernel, call.args[0], primfunc_name_hint="dequantize")
+
+
+def _mean(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    """Sum times the reciprocal of the count: a multiplication instead of a division."""
+    shape = shape_of(call.args[0])
+    axes = call.attrs.axis
+    axis = list(range(len(shape))) if axes is None else [int(a) for a in axes]
+    if dtype_of(call.args[0]) != "float32":
+        return tvm.ir.Op.get("relax.mean").get_attr("FLegalize")(bb, call)
+    count = int(np.prod([shape[a] for a in axis]))
+    inverse = tirx.const(1.0 / count, "float32")
+    keep = bool(call.attrs.keepdims)
+
+    def kernel(x: te.Tensor) -> te.Tensor:
+        total = topi.sum(x, axis, keep)
+        return te.compute(total.shape, lambda *i: total[i] * inverse, name="mean")
+
+    return bb.call_te(kernel, call.args[0], primfunc_name_hint="mean")
+
+
+#: Op name -> its lowering here; ops that are not listed take TVM's.
+LEGALIZATIONS: dict[str, Legalization] = {
+    "relax.round": _unary(_nearbyint, "round"),
+    "relax.exp": _float_only("relax.exp", topi.fast_exp, "exp"),
+    "relax.erf": _float_only("relax.erf", topi.fast_erf, "erf"),
+    "relax.tanh": _float_only("relax.tanh", topi.fast_tanh, "tanh"),
+    "relax.sigmoid": _float_only("relax.sigmoid", _sigmoid, "sigmoid"),
+    "relax.nn.softmax": _softmax,
+    "relax.power": _power,
+    "relax.quantize": _quantize,
+    "relax.dequantize": _dequantize,
+    "relax.mean": _mean,
+}

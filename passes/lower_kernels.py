@@ -1,0 +1,176 @@
+"""Turns convolutions and products with constant weights into loop nests over packed weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from lepton_tvm.ir.graph import Array, Expr, const_array, constant, dtype_of, op_name, shape_of
+from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
+from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
+from lepton_tvm.passes.base import PassReport, Skipped
+from lepton_tvm.targets import Isa, Target
+
+__all__ = ["LowerKernels"]
+
+_ANCHORS = ("relax.nn.conv2d", "relax.matmul")
+
+
+@dataclass(frozen=True)
+class LowerKernels:
+    """conv2d and matmul with constant weights -> `call_tir` of a loop nest, weights packed.
+
+    Before:  conv2d(x, const HWIO)                      float32, or uint8 x int8 -> int32
+    After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
+    The register tile, which decides the packing, comes from the shape and the target's registers.
+    An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's own copy.
+    Does not handle: weights that are not constant, layouts other than NHWC/HWIO, other element
+    types; those are left to the generic lowering and reported.
+    """
+
+    target: Target
+    name: ClassVar[str] = "lower-kernels"
+
+    def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
+        """Apply the pass."""
+        mod = mod.clone()
+        lowering = _Lowering(mod, self.target)
+        lowered = lowering.run()
+        report = PassReport(self.name, lowering.changed, skipped=tuple(lowering.skipped))
+        return lowered, report
+
+
+@mutator
+class _Lowering(PyExprMutator):  # type: ignore[misc]
+    def __init__(self, mod: tvm.IRModule, target: Target) -> None:
+        super().__init__(mod)
+        self._mod = mod
+        self._isa: Isa = target.level
+        self.changed = 0
+        self.skipped: list[Skipped] = []
+        self._name = ""
+
+    def run(self) -> tvm.IRModule:
+        main = self._mod.get_global_var("main")
+        self.builder_.update_func(main, self.visit_expr(self._mod[main]))
+        return relax.transform.DeadCodeElimination()(self.builder_.get())
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self._name = binding.var.name
+        super().visit_var_binding_(binding)
+
+    def visit_call_(self, call: Expr) -> Expr:
+        call = super().visit_call_(call)
+        if op_name(call) not in _ANCHORS:
+            return call
+        weight = const_array(call.args[1])
+        reason = _why_not(call, weight)
+        if reason is not None or weight is None:
+            self.skipped.append(Skipped(op_name(call), self._name, reason or ""))
+            return call
+        self.changed += 1
+        if op_name(call) == "relax.matmul":
+            return self._matmul(call.args[0], weight, shape_of(call.args[0])[:-1])
+        return self._conv2d(call, weight)
+
+    def _dot(self, weight: Array) -> int:
+        if weight.dtype == "float32":
+            return 1
+        return 4 if self._isa.vnni else 2
+
+    def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
+        depth, columns = weight.shape
+        tile = choose_tile(max(1, math.prod(leading)), columns, self._isa)
+        shape = MatmulShape(leading, depth, columns, self._dot(weight), tile.rows, tile.channels)
+        return self._emit("matmul", matmul, x, pack_matmul_weight(weight, shape), shape, tile)
+
+    def _conv2d(self, call: Expr, weight: Array) -> Expr:
+        x, padding, pad_value = self._absorb_pad(call)
+        attrs = call.attrs
+        strides, dilation = _pair(attrs.strides), _pair(attrs.dilation)
+        groups = int(attrs.groups)
+        n, h, w, c = shape_of(x)
+        kh, kw, _, k = (int(d) for d in weight.shape)
+        if (kh, kw, groups) == (1, 1, 1) and strides == (1, 1) and not any(padding):
+            return self._matmul(x, weight.reshape(c, k), (n, h, w))
+        out_width = shape_of(call)[2]
+        depthwise = groups == c == k and groups > 1
+        # the channels of a group are not padded, so lanes must divide them
+        tile = (
+            choose_tile(out_width, k, self._isa)
+            if groups == 1
+            else choose_channel_tile(out_width, c if depthwise else k // groups, self._isa)
+        )
+        shape = ConvShape(
+            n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
+            dot=self._dot(weight), rows=tile.rows, block=tile.channels, pad_value=pad_value,
+        )  # fmt: skip
+        if depthwise:
+            packed = pack_depthwise_weight(weight, shape)
+            return self._emit("depthwise_conv2d", depthwise_conv2d, x, packed, shape, tile)
+        return self._emit("conv2d", conv2d, x, pack_conv2d_weight(weight, shape), shape, tile)
+
+    def _absorb_pad(self, call: Expr) -> tuple[Expr, tuple[int, int, int, int], int]:
+        x = call.args[0]
+        top, left, bottom, right = (int(p) for p in call.attrs.padding)
+        made = self.lookup_binding(x) if isinstance(x, relax.Var) else None
+        if made is None or op_name(made) != "relax.nn.pad" or any((top, left, bottom, right)):
+            return x, (top, left, bottom, right), 0
+        if dtype_of(x) == "float32" or made.attrs.pad_mode != "constant":
+            return x, (0, 0, 0, 0), 0
+        width = [int(p) for p in made.attrs.pad_width]
+        if any(width[:2]) or any(width[6:]):
+            return x, (0, 0, 0, 0), 0
+        # pad_width is before, after for each axis of NHWC
+        return made.args[0], (width[2], width[4], width[3], width[5]), int(made.attrs.pad_value)
+
+    def _emit(
+        self,
+        name: str,
+        kernel: Callable[..., Any],
+        x: Expr,
+        packed: Array,
+        shape: ConvShape | MatmulShape,
+        tile: RegisterTile,
+    ) -> Expr:
+        notes = {
+            "lepton.lanes": tile.lanes,
+            "lepton.vectors": tile.vectors,
+            "lepton.rows": tile.rows,
+            "lepton.dot": shape.dot,
+            "lepton.macs": shape.macs,
+        }
+        hint = name if shape.dot == 1 else f"{name}_int8"
+        return self.builder_.call_te(
+            lambda a, b: kernel(a, b, shape, notes), x, constant(packed), primfunc_name_hint=hint
+        )
+
+
+def _why_not(call: Expr, weight: Array | None) -> str | None:
+    if weight is None:
+        return "the second operand is not constant"
+    if op_name(call) == "relax.matmul" and weight.ndim != 2:
+        return f"the constant operand has {weight.ndim} dimensions, 2 are needed"
+    if op_name(call) == "relax.matmul" and len(shape_of(call.args[0])) < 2:
+        return "the first operand is a vector"
+    if op_name(call) == "relax.nn.conv2d":
+        layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
+        if layouts != ("NHWC", "HWIO"):
+            return f"layouts {layouts} are not NHWC/HWIO"
+    types = (dtype_of(call.args[0]), str(weight.dtype))
+    if types not in (("float32", "float32"), ("uint8", "int8")):
+        return f"element types {types[0]} x {types[1]} have no kernel"
+    return None
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = (int(v) for v in values)
+    return first, second

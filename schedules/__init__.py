@@ -1,0 +1,1 @@
+"""Schedules: (PrimFunc, Target) -> Schedule or None, one folder per target family."""

@@ -1,0 +1,67 @@
+"""Schedules every PrimFunc of a module by the first rule that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import tvm
+from tvm import tirx
+
+from lepton_tvm.errors import CompileError
+from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
+from lepton_tvm.schedules.x86 import RULES as X86_RULES
+from lepton_tvm.targets import Target
+
+__all__ = ["RULES", "Applied", "apply_schedules"]
+
+#: Target family -> its rules in order.
+RULES: Mapping[str, Sequence[ScheduleRule]] = {"x86": X86_RULES}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Which rule scheduled a function (None: TVM's default), and what rules that failed said."""
+
+    function: str
+    rule: str | None
+    failures: tuple[str, ...] = ()
+
+
+def apply_schedules(
+    mod: tvm.IRModule, target: Target, choices: Choices | None = None
+) -> tuple[tvm.IRModule, list[Applied]]:
+    """A module in which every PrimFunc is scheduled, and what was done to each.
+
+    A rule that cannot carry out its schedule is passed over, and its message is kept. The module
+    that comes in is not changed.
+    """
+    mod = mod.clone()
+    picks = choices or Defaults()
+    applied = []
+    for gvar, func in list(mod.functions.items()):
+        if not isinstance(func, tirx.PrimFunc):
+            continue
+        scheduled, record = _first_that_fits(gvar.name_hint, func, target, picks)
+        applied.append(record)
+        mod[gvar] = scheduled.with_attr("tirx.is_scheduled", True)
+    return mod, applied
+
+
+def _first_that_fits(
+    name: str, func: tirx.PrimFunc, target: Target, choices: Choices
+) -> tuple[tirx.PrimFunc, Applied]:
+    if target.family not in RULES:
+        raise CompileError(f"there are no schedules for the target family {target.family!r}")
+    failures = []
+    for rule in RULES[target.family]:
+        try:
+            sch = rule.apply(func, target, choices)
+        except (tvm.s_tir.ScheduleError, ValueError, RuntimeError) as error:
+            # a schedule that TVM refuses must not stop the build: the next rule, or the default
+            failures.append(f"{rule.name}: {str(error).strip().splitlines()[-1]}")
+            continue
+        if sch is not None:
+            made = sch.mod["main"].with_attrs(func.attrs) if func.attrs else sch.mod["main"]
+            return made, Applied(name, rule.name, tuple(failures))
+    return func, Applied(name, None, tuple(failures))

@@ -1,0 +1,71 @@
+"""What a schedule rule is: it recognises a PrimFunc and schedules it, or answers None.
+
+A rule is a template: every decision it takes (register tile, order, parallel split) goes through
+`Choices.pick`, which has an analytical default. Compiling without trials takes the defaults;
+tuning answers with sampled values, so the space searched lies around a schedule that is already
+fast and no template is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import tvm
+from tvm.s_tir import Schedule
+
+from lepton_tvm.targets import Target
+
+__all__ = ["Block", "Choices", "Defaults", "Loop", "ScheduleRule", "annotations", "block_iters", "new_schedule", "same_block"]
+
+Block: TypeAlias = Any  # an SBlockRV; TVM's classes carry no usable static types
+Loop: TypeAlias = Any  # a LoopRV
+
+
+class Choices(Protocol):
+    """Where a template's decisions come from."""
+
+    def pick(self, sch: Schedule, name: str, candidates: Sequence[int], default: int) -> int:
+        """One of `candidates`; `default` is the analytical answer and must be among them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """No search: the analytical answer each time."""
+
+    def pick(self, sch: Schedule, name: str, candidates: Sequence[int], default: int) -> int:
+        """`default`."""
+        return default
+
+
+class ScheduleRule(Protocol):
+    """A template: `name` stands in reports and in the artifact's list of kernels."""
+
+    name: str
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
+        """The scheduled function (as `main` of the schedule's module), or None: not mine."""
+        ...
+
+
+def new_schedule(func: tvm.tirx.PrimFunc) -> Schedule:
+    """A schedule of a copy of `func`, as `main`."""
+    return Schedule(tvm.IRModule({"main": func}))
+
+
+def annotations(sch: Schedule, block: Block) -> dict[str, Any]:
+    """The annotations of a block."""
+    return dict(sch.get(block).annotations.items())
+
+
+def block_iters(sch: Schedule, block: Block) -> str:
+    """One letter per block iterator: S spatial, R reduced, O anything else."""
+    letters = {0: "S", 2: "R"}
+    return "".join(letters.get(int(v.iter_type), "O") for v in sch.get(block).iter_vars)
+
+
+def same_block(sch: Schedule, a: Block, b: Block) -> bool:
+    """Whether two random variables stand for the same block."""
+    return bool(sch.get_sref(a).same_as(sch.get_sref(b)))

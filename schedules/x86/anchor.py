@@ -1,0 +1,107 @@
+"""Steps that the templates of convolutions and products share: find the blocks, tile, tensorize."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.s_tir import Schedule
+
+from lepton_tvm.schedules.base import Block, Loop, annotations, same_block
+
+__all__ = ["Anchor", "find_anchor", "finish_tile", "parallel_outer", "vectorize_inner"]
+
+# A loop over this many registers is unrolled.
+_MOST_UNROLLED = 8
+# An odd extent is still vectorised whole up to this many registers; LLVM splits it.
+_WIDEST = 4
+# Below this many multiply-adds the start of a second thread costs more than it brings.
+_WORTH_A_THREAD = 300_000
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The blocks of a fused function around its one big reduction."""
+
+    reduction: Block
+    store: Block
+    pad: Block | None
+    lanes: int
+    vectors: int
+    rows: int
+    dot: int
+
+    @property
+    def tensorized(self) -> bool:
+        """Whether the sums are integer dot products that fill a register."""
+        return self.dot > 1 and self.lanes >= 4
+
+
+def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
+    """Find the reduction annotated `kernel` and inline its epilogue into the block that stores.
+
+    None when the function has no such reduction or more than one output block.
+    """
+    root = sch.get_sblock("root")
+    blocks = sch.get_child_blocks(root)
+    anchors = [b for b in blocks if annotations(sch, b).get("lepton.kernel") == kernel]
+    outputs = sch.get_output_blocks(root)
+    if len(anchors) != 1 or len(outputs) != 1 or len(sch.get_producers(anchors[0])) > 1:
+        return None
+    reduction, store = anchors[0], outputs[0]
+    producers = sch.get_producers(reduction)
+    fixed = [reduction, store, *producers]
+    for block in blocks:
+        if not any(same_block(sch, block, f) for f in fixed):
+            sch.compute_inline(block)
+    notes = annotations(sch, reduction)
+    return Anchor(
+        reduction,
+        store,
+        producers[0] if producers else None,
+        lanes=int(notes["lepton.lanes"]),
+        vectors=int(notes["lepton.vectors"]),
+        rows=int(notes["lepton.rows"]),
+        dot=int(notes["lepton.dot"]),
+    )
+
+
+def finish_tile(
+    sch: Schedule, anchor: Anchor, at: Loop, first_reduction: Loop, lane: Loop, intrinsic: str | None
+) -> None:
+    """Fuse the epilogue under `at`, start the sums at `first_reduction`, and vectorise.
+
+    `lane` is the loop over the lanes of one register; it is tensorized with `intrinsic`, or plainly
+    vectorised where that is None (left to LLVM for integers too few for a register). The epilogue stays a loop over rows: unrolling it would multiply
+    the code for no measurable gain.
+    """
+    sch.set_scope(anchor.reduction, 0, "local")
+    sch.reverse_compute_at(anchor.store, at, preserve_unit_loops=True)
+    if intrinsic is None and anchor.dot == 1:
+        sch.vectorize(lane)
+    init = sch.decompose_reduction(anchor.reduction, first_reduction)
+    if intrinsic is not None:
+        sch.tensorize(lane, intrinsic)
+    rows, vectors, lanes = sch.get_loops(init)[-3:]
+    sch.vectorize(lanes)
+    sch.unroll(vectors)
+    sch.unroll(rows)
+    vectorize_inner(sch, anchor.store, anchor.lanes)
+
+
+def vectorize_inner(sch: Schedule, block: Block, lanes: int) -> None:
+    """Vectorise the last loop of `block` in pieces of `lanes`, or whole where it is short."""
+    last = sch.get_loops(block)[-1]
+    extent = int(sch.get(last).extent)
+    if extent > lanes and extent % lanes == 0:
+        pieces, last = sch.split(last, [None, lanes])
+        if extent // lanes <= _MOST_UNROLLED:
+            sch.unroll(pieces)
+    elif extent > _WIDEST * lanes:
+        return
+    sch.vectorize(last)
+
+
+def parallel_outer(sch: Schedule, loop: Loop, macs: int) -> None:
+    """Spread `loop` over the cores where the work is worth it."""
+    if macs >= _WORTH_A_THREAD and int(sch.get(loop).extent) > 1:
+        sch.parallel(loop)

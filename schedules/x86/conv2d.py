@@ -1,0 +1,70 @@
+"""Convolution over packed weights: a register tile of pixels times channels, sums kept in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+
+from lepton_tvm.schedules.base import Choices, new_schedule
+from lepton_tvm.schedules.x86.anchor import (
+    find_anchor,
+    finish_tile,
+    parallel_outer,
+    vectorize_inner,
+)
+from lepton_tvm.schedules.x86.intrinsics import dot_intrinsic
+from lepton_tvm.targets import Target
+
+__all__ = ["Conv2d"]
+
+# Weights beyond this many bytes do not stay in the second-level cache from line to line.
+_CACHED_WEIGHTS = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Template for the reduction block `conv2d` (plain and grouped, float32 and int8).
+
+    Order: image line, channel block, tile of the line, then the reduction with the tile unrolled
+    inside. Where the weights exceed the cache the channel blocks go outermost, so that each block
+    of weights is read once.
+    """
+
+    name: str = "x86.conv2d"
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
+        """Schedule `func`, or None."""
+        sch = new_schedule(func)
+        anchor = find_anchor(sch, "conv2d")
+        if anchor is None:
+            return None
+        n, h, w, k, rh, rw, rc, *rest = sch.get_loops(anchor.reduction)
+        extents = [int(sch.get(loop).extent) for loop in (n, h, w, k, rh, rw, rc, *rest)]
+        macs = 1
+        for extent in extents:
+            macs *= extent
+        block = anchor.lanes * anchor.vectors
+        weight_bytes = macs // (extents[0] * extents[1] * extents[2]) * (4 if anchor.dot == 1 else 1)
+        blocks_out = choices.pick(
+            sch, "channel_blocks_outermost", [0, 1], int(weight_bytes > _CACHED_WEIGHTS)
+        )
+        ko, kv, kl = sch.split(k, [extents[3] // block, anchor.vectors, anchor.lanes])
+        wo, wi = sch.split(w, [None, anchor.rows])
+        if blocks_out:
+            sch.reorder(ko, n, h, wo, rh, rw, rc, wi, kv, kl, *rest)
+            outer = ko
+        else:
+            sch.reorder(n, h, ko, wo, rh, rw, rc, wi, kv, kl, *rest)
+            outer = sch.fuse(n, h)
+        sch.unroll(wi)
+        sch.unroll(kv)
+        if anchor.pad is not None:
+            pad_outer = sch.fuse(*sch.get_loops(anchor.pad)[:2])
+            parallel_outer(sch, pad_outer, macs)
+            vectorize_inner(sch, anchor.pad, target.level.lanes * (1 if anchor.dot == 1 else 4))
+        parallel_outer(sch, outer, macs)
+        intrinsic = dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        finish_tile(sch, anchor, wo, rh, kl, intrinsic)
+        return sch

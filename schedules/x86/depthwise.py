@@ -1,0 +1,74 @@
+"""Depthwise convolution: channels in the lanes, a run of pixels in the registers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+
+from lepton_tvm.schedules.base import Choices, new_schedule
+from lepton_tvm.schedules.x86.anchor import (
+    find_anchor,
+    finish_tile,
+    parallel_outer,
+    vectorize_inner,
+)
+from lepton_tvm.schedules.x86.intrinsics import lanewise_dot_intrinsic
+from lepton_tvm.targets import Target
+
+__all__ = ["DepthwiseConv2d"]
+
+# The padded lines of one step should stay in the first-level cache.
+_LINE_BUFFER = 24 * 1024
+
+
+@dataclass(frozen=True)
+class DepthwiseConv2d:
+    """Template for the reduction block `depthwise_conv2d` (float32 and int8).
+
+    Padding (and, for int8, interleaving) is done for a few image lines at a time, right before
+    they are used, so it never leaves the cache.
+    """
+
+    name: str = "x86.depthwise_conv2d"
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
+        """Schedule `func`, or None."""
+        sch = new_schedule(func)
+        anchor = find_anchor(sch, "depthwise_conv2d")
+        if anchor is None:
+            return None
+        n, h, w, c, rh, rw, *rest = sch.get_loops(anchor.reduction)
+        extents = [int(sch.get(loop).extent) for loop in (n, h, w, c, rh, rw, *rest)]
+        macs = math.prod(extents)
+        block = anchor.lanes * anchor.vectors
+        lines = _lines(extents[1], extents[2] * extents[3] * 4) if anchor.dot == 1 else 1
+        lines = choices.pick(sch, "lines", _divisors(extents[1]), lines)
+        ho, hi = sch.split(h, [None, lines])
+        co, cv, cl = sch.split(c, [extents[3] // block, anchor.vectors, anchor.lanes])
+        wo, wi = sch.split(w, [None, anchor.rows])
+        sch.reorder(n, ho, hi, co, wo, rh, rw, wi, cv, cl, *rest)
+        outer = sch.fuse(n, ho)
+        parallel_outer(sch, outer, macs)
+        if anchor.pad is not None:
+            sch.compute_at(anchor.pad, outer, preserve_unit_loops=True)
+            vectorize_inner(sch, anchor.pad, target.level.lanes)
+        for loop in (wi, cv, rw):
+            sch.unroll(loop)
+        if anchor.dot == 1:
+            sch.unroll(rh)
+        intrinsic = lanewise_dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        finish_tile(sch, anchor, wo, rh, cl, intrinsic)
+        return sch
+
+
+def _divisors(extent: int) -> list[int]:
+    return [d for d in range(1, extent + 1) if extent % d == 0]
+
+
+def _lines(height: int, line_bytes: int) -> int:
+    """The most lines, a divisor of the height, whose buffer fits; at least one."""
+    fitting = [d for d in _divisors(height) if d * line_bytes <= _LINE_BUFFER]
+    return fitting[-1] if fitting else 1

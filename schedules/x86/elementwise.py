@@ -1,0 +1,83 @@
+"""Functions without a reduction: elementwise chains, layout changes, concatenation, casts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+
+from lepton_tvm.schedules.base import Block, Choices, block_iters, new_schedule, same_block
+from lepton_tvm.schedules.x86.anchor import vectorize_inner
+from lepton_tvm.targets import Target
+
+__all__ = ["Elementwise", "schedule_spatial"]
+
+# Elements below which a second thread costs more than it brings.
+_WORTH_A_THREAD = 65_536
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Inlines everything into the one block that writes the output, and vectorises that."""
+
+    name: str = "x86.elementwise"
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
+        """Schedule `func`, or None where it has a reduction or several outputs."""
+        sch = new_schedule(func)
+        root = sch.get_sblock("root")
+        blocks = sch.get_child_blocks(root)
+        outputs = sch.get_output_blocks(root)
+        if len(outputs) != 1 or any("R" in block_iters(sch, b) for b in blocks):
+            return None
+        for block in blocks:
+            if not same_block(sch, block, outputs[0]):
+                sch.compute_inline(block)
+        schedule_spatial(sch, outputs[0], target)
+        return sch
+
+
+def schedule_spatial(sch: Schedule, block: Block, target: Target) -> None:
+    """Vectorise a block that has spatial loops only; spread it over the cores when it is large."""
+    loops = sch.get_loops(block)
+    extents = [int(sch.get(loop).extent) for loop in loops]
+    total = math.prod(extents)
+    lanes = target.level.lanes
+    if not loops:
+        return
+    if _is_flat(sch, block) and total % lanes == 0:
+        loops = [sch.fuse(*loops)]
+        pieces = total // lanes
+        # four registers in flight per step
+        step = next(s for s in (4, 2, 1) if pieces % s == 0)
+        outer, _, inner = sch.split(loops[0], [None, step, lanes])
+        sch.vectorize(inner)
+        if total >= _WORTH_A_THREAD:
+            sch.parallel(outer)
+        return
+    if extents[-1] < lanes // 2 and len(loops) > 1 and extents[-2] % lanes == 0:
+        # few channels: the lanes take neighbouring pixels instead
+        sch.reorder(loops[-1], loops[-2])
+    if len(loops) > 1 and total >= _WORTH_A_THREAD:
+        sch.parallel(sch.fuse(*loops[:-2]) if len(loops) > 2 else loops[0])
+    vectorize_inner(sch, block, lanes)
+
+
+def _is_flat(sch: Schedule, block: Block) -> bool:
+    """Whether every tensor read has the output's shape and index, or is a single value."""
+    stmt = sch.get(block)
+    if len(stmt.writes) != 1:
+        return False
+    written = stmt.writes[0]
+    shape = [int(d) for d in written.source.shape]
+    index = [r.min for r in written.region]
+    for read in stmt.reads:
+        if math.prod(int(d) for d in read.source.shape) == 1:
+            continue
+        if [int(d) for d in read.source.shape] != shape:
+            return False
+        if not all(a.same_as(b.min) for a, b in zip(index, read.region, strict=True)):
+            return False
+    return True

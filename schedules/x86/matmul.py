@@ -1,0 +1,83 @@
+"""Product with packed weights (dense layers and 1x1 convolutions): a tile of rows times columns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+
+from lepton_tvm.schedules.base import Block, Choices, new_schedule
+from lepton_tvm.schedules.x86.anchor import (
+    find_anchor,
+    finish_tile,
+    parallel_outer,
+    vectorize_inner,
+)
+from lepton_tvm.schedules.x86.intrinsics import dot_intrinsic
+from lepton_tvm.targets import Target
+
+__all__ = ["Matmul"]
+
+# Weights within this size are read again from the first- and second-level cache at no cost.
+_NEAR_WEIGHTS = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """Template for the reduction block `matmul` (float32 and int8).
+
+    Either the row tiles or the column blocks go outermost, whichever reads fewer bytes again:
+    all weights for every row tile, or all rows for every column block.
+    """
+
+    name: str = "x86.matmul"
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
+        """Schedule `func`, or None."""
+        sch = new_schedule(func)
+        anchor = find_anchor(sch, "matmul")
+        if anchor is None:
+            return None
+        _flatten_rows(sch, anchor.store)
+        m, k, rc, *rest = sch.get_loops(anchor.reduction)
+        rows, columns, *depths = [int(sch.get(loop).extent) for loop in (m, k, rc, *rest)]
+        macs = rows * columns * math.prod(depths)
+        block = anchor.lanes * anchor.vectors
+        size = 4 if anchor.dot == 1 else 1
+        weights = columns * math.prod(depths) * size
+        again_weights = weights * (rows // anchor.rows) if weights > _NEAR_WEIGHTS else 0
+        again_rows = rows * math.prod(depths) * size * (columns // block)
+        columns_out = choices.pick(
+            sch, "column_blocks_outermost", [0, 1], int(again_weights > again_rows)
+        )
+        mo, mi = sch.split(m, [None, anchor.rows])
+        ko, kv, kl = sch.split(k, [None, anchor.vectors, anchor.lanes])
+        outer, inner = (ko, mo) if columns_out else (mo, ko)
+        sch.reorder(outer, inner, rc, mi, kv, kl, *rest)
+        sch.unroll(mi)
+        sch.unroll(kv)
+        if anchor.pad is not None:
+            parallel_outer(sch, sch.get_loops(anchor.pad)[0], macs)
+            vectorize_inner(sch, anchor.pad, target.level.lanes * (1 if anchor.dot == 1 else 4))
+        parallel_outer(sch, outer, macs)
+        intrinsic = dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        finish_tile(sch, anchor, inner, rc, kl, intrinsic)
+        return sch
+
+
+def _flatten_rows(sch: Schedule, store: Block) -> None:
+    """Make the storing block two-dimensional, as the product is: all rows, columns."""
+    loops = sch.get_loops(store)
+    extents = [int(sch.get(loop).extent) for loop in loops]
+    if len(extents) == 2:
+        return
+
+    def flat(*index: tvm.tirx.Expr) -> list[tvm.tirx.Expr]:
+        row = index[0] if len(index) > 1 else 0
+        for extent, i in zip(extents[1:-1], index[1:-1], strict=True):
+            row = row * extent + i
+        return [row, index[-1]]
+
+    sch.transform_block_layout(store, tvm.tirx.IndexMap.from_func(flat, ndim=len(extents)))
