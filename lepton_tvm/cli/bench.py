@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lepton_tvm.cli.options import Json, Shapes, Target, Threads, parse_shapes
 from lepton_tvm.cli.session import Output, command, progress
-from lepton_tvm.errors import InputError
 
 __all__ = ["register"]
-
-ENGINES = ("onnxruntime", "openvino")
 
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
 Against = Annotated[
@@ -40,42 +37,21 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> Output:
         """Time float and int8 of a model side by side with other engines, in turns."""
-        engines = parse_engines(against)
-        with progress(f"timing {model}"):
+        with progress(f"reading {model}") as say:
             from lepton_tvm.bench import bench as run
 
             result = run(
                 model,
-                against=engines,
+                against=engine_names(against),
                 threads=threads,
                 shapes=parse_shapes(shape),
                 target=target,
                 calibration=calib,
+                progress=say,
             )
-        data = result.to_json()
-        return Output(data, _table(data))
+        return Output(result.to_json(), result)
 
 
-def parse_engines(text: str) -> tuple[str, ...]:
-    """`onnxruntime,openvino` -> the engines' names; InputError for one that is not known."""
-    engines = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [e for e in engines if e not in ENGINES]
-    if unknown:
-        raise InputError(f"--against {unknown[0]!r} is not known: choose of {', '.join(ENGINES)}")
-    return engines
-
-
-def _table(data: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table(
-        *("engine", "version", "precision", "ISA", "ms", "95 % CI"),
-        title=f"{data['model']}, {data['threads']} threads",
-    )
-    for e in data["engines"]:
-        latency = e["latency_ms"]
-        low, high = latency["ci95"]
-        interval = f"{low:.3f} to {high:.3f}"
-        fields = (e["engine"], str(e["version"]), e["precision"], str(e["isa"] or ""))
-        table.add_row(*fields, f"{latency['median']:.3f}", interval)
-    return table
+def engine_names(text: str) -> tuple[str, ...]:
+    """`onnxruntime, openvino` -> the names, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

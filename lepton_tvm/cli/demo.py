@@ -6,7 +6,6 @@ import typer
 
 from lepton_tvm.cli.options import Db, Json, Target, Threads
 from lepton_tvm.cli.session import Output, command, progress
-from lepton_tvm.cli.tables import comparison_table
 
 __all__ = ["register"]
 
@@ -28,7 +27,5 @@ def register(app: typer.Typer) -> None:
             from lepton_tvm.demo.variants import build_variants
 
             model = build_variants(db, target=target, notify=say)
-            say("comparing what the database holds, interleaved")
-            table = compare(model, db=db, data=labelled(), threads=threads)
-        result = table.to_json()
-        return Output(result, comparison_table(result))
+            result = compare(model, db=db, data=labelled(), threads=threads, progress=say)
+        return Output(result.to_json(), result)

@@ -13,7 +13,6 @@ from lepton_tvm.cli.session import Output, command
 from lepton_tvm.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 __all__ = ["register"]
@@ -43,17 +42,17 @@ def register(app: typer.Typer) -> None:
         outputs = found if isinstance(found, dict) else {net.outputs[0].name: found}
         if output is not None:
             write_npz(output, outputs)
-        data = {
-            "artifact": str(artifact),
-            "output": None if output is None else str(output),
-            "outputs": [describe(name, value) for name, value in outputs.items()],
-        }
+        described = [describe(name, value) for name, value in outputs.items()]
         lines = [
             f"{o['name']}: {o['dtype']} {o['shape']}, from {o['min']:.6g} to {o['max']:.6g}, "
             f"largest at flat index {o['argmax']}"
-            for o in data["outputs"]
+            for o in described
         ]
-        return Output(data, "\n".join(lines + ([f"written to {output}"] if output else [])))
+        if output is not None:
+            lines.append(f"written to {output}")
+        kept = None if output is None else str(output)
+        data = {"artifact": str(artifact), "output": kept, "outputs": described}
+        return Output(data, "\n".join(lines))
 
 
 def describe(name: str, value: npt.NDArray[Any]) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             if isinstance(data, np.ndarray):
                 raise InputError(f"{path} holds one bare array; --input wants a .npz by input name")
             return {name: data[name] for name in data.files}
@@ -84,7 +83,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise InputError(f"cannot read {path} as .npz: {error}") from error
 
 
-def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
+def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """Write `arrays` under exactly this name (NumPy alone would add an ending)."""
     import numpy as np
 

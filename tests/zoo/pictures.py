@@ -53,7 +53,8 @@ def _crop(picture: Any, image: Any) -> Pictures:
     picture = picture.resize(size, image.Resampling.BICUBIC)
     left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
     cropped = np.asarray(picture.crop((left, top, left + 224, top + 224)), np.float32)
-    return ((cropped - 127) / 128).transpose(2, 0, 1)
+    scaled: Pictures = (cropped - np.float32(127)) / np.float32(128)
+    return scaled.transpose(2, 0, 1)
 
 
 def text_lines(count: int, *, width: int = 320, seed: int = 0) -> tuple[Pictures, list[str]]:
