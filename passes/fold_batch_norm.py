@@ -88,10 +88,14 @@ def _fold_multiply(g: GraphBuilder, call: Expr) -> Expr | None:
 
 
 def _fold_add(g: GraphBuilder, call: Expr) -> Expr | None:
-    """add(add(linear, b), c) -> add(linear, b + c)."""
+    """add(add(linear, b), c) -> add(linear, b + c); a scalar bias becomes one per channel."""
     before = g.single_use(call.args[0])
     shift = const_array(call.args[1])
-    if before is None or shift is None or op_name(before) != "relax.add":
+    if before is None or shift is None:
+        return None
+    if op_name(before) in LINEAR_OPS and shift.size == 1:
+        return _widen_bias(call, before, shift)
+    if op_name(before) != "relax.add":
         return None
     bias = const_array(before.args[1])
     linear = g.value(before.args[0])
@@ -106,6 +110,15 @@ def _fold_add(g: GraphBuilder, call: Expr) -> Expr | None:
         return None
     merged = bias.astype(np.float64) + shift.astype(np.float64)
     return relax.op.add(before.args[0], constant(merged.astype(bias.dtype)))
+
+
+def _widen_bias(call: Expr, linear: Expr, bias: Array) -> Expr | None:
+    shape, axis = shape_of(linear), channel_axis(linear)
+    wanted = [1] * len(shape) if op_name(linear) != "relax.matmul" else [1]
+    wanted[axis if len(wanted) > 1 else 0] = shape[axis]
+    if bias.shape == tuple(wanted) or shape != shape_of(call):
+        return None
+    return relax.op.add(call.args[0], constant(np.full(wanted, bias.reshape(()), bias.dtype)))
 
 
 def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:

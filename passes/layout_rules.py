@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from lepton_tvm.ir.graph import (
@@ -119,8 +120,6 @@ def _is_tensor(arg: Expr) -> bool:
 
 
 def _with_args(call: Expr, args: list[Expr]) -> Expr:
-    import tvm
-
     return tvm.ir.Call(call.op, args, call.attrs, call.ty_args)
 
 
@@ -145,7 +144,9 @@ def _one_axis(layouts: Layouts, call: Expr) -> Tensor | None:
     data = call.args[0]
     if not layouts.is_last(data):
         return None
-    axis = last_axis_of(int(call.attrs.axis), len(shape_of(data)))
+    axis = int(call.attrs.axis)
+    if len(call.args) == 1 or shape_of(call.args[1]):  # a scalar scale has no axis to move
+        axis = last_axis_of(axis, len(shape_of(data)))
     rest = [layouts.first(a) if _is_tensor(a) else a for a in call.args[1:]]
     return layouts.made_last(with_attrs(call, [layouts.last(data), *rest], axis=axis))
 
@@ -231,16 +232,76 @@ def _reshape(layouts: Layouts, call: Expr) -> Tensor | None:
 
 
 _ELEMENTWISE = (
-    "abs acos acosh add asin asinh astype atan atanh bitwise_and bitwise_not bitwise_or "
-    "bitwise_xor ceil clip cos cosh divide equal erf exp floor floor_divide floor_mod greater "
-    "greater_equal isfinite isinf isnan left_shift less less_equal log logical_and logical_not "
-    "logical_or logical_xor maximum minimum mod multiply negative nn.gelu nn.gelu_tanh "
-    "nn.leakyrelu nn.relu nn.relu6 nn.selu nn.silu nn.softplus not_equal power right_shift round "
-    "rsqrt sigmoid sign sin sinh sqrt square subtract tan tanh trunc where"
-).split()
+    "relax.abs",
+    "relax.acos",
+    "relax.acosh",
+    "relax.add",
+    "relax.asin",
+    "relax.asinh",
+    "relax.astype",
+    "relax.atan",
+    "relax.atanh",
+    "relax.bitwise_and",
+    "relax.bitwise_not",
+    "relax.bitwise_or",
+    "relax.bitwise_xor",
+    "relax.ceil",
+    "relax.clip",
+    "relax.cos",
+    "relax.cosh",
+    "relax.divide",
+    "relax.equal",
+    "relax.erf",
+    "relax.exp",
+    "relax.floor",
+    "relax.floor_divide",
+    "relax.floor_mod",
+    "relax.greater",
+    "relax.greater_equal",
+    "relax.isfinite",
+    "relax.isinf",
+    "relax.isnan",
+    "relax.left_shift",
+    "relax.less",
+    "relax.less_equal",
+    "relax.log",
+    "relax.logical_and",
+    "relax.logical_not",
+    "relax.logical_or",
+    "relax.logical_xor",
+    "relax.maximum",
+    "relax.minimum",
+    "relax.mod",
+    "relax.multiply",
+    "relax.negative",
+    "relax.nn.gelu",
+    "relax.nn.gelu_tanh",
+    "relax.nn.leakyrelu",
+    "relax.nn.relu",
+    "relax.nn.relu6",
+    "relax.nn.selu",
+    "relax.nn.silu",
+    "relax.nn.softplus",
+    "relax.not_equal",
+    "relax.power",
+    "relax.right_shift",
+    "relax.round",
+    "relax.rsqrt",
+    "relax.sigmoid",
+    "relax.sign",
+    "relax.sin",
+    "relax.sinh",
+    "relax.sqrt",
+    "relax.square",
+    "relax.subtract",
+    "relax.tan",
+    "relax.tanh",
+    "relax.trunc",
+    "relax.where",
+)
 
 RULES: dict[str, Rule] = {
-    **{f"relax.{name}": _elementwise for name in _ELEMENTWISE},
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
     "relax.concat": _concat,
     "relax.dequantize": _one_axis,
     "relax.image.resize2d": _resize2d,

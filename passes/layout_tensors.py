@@ -41,20 +41,19 @@ class Phases:
     tile: Callable[[tvm.ir.Expr], Expr]
 
 
-@dataclass
 class Tensor:
-    """One value: `first` is channels first (also any rank below 4), `last` channels last."""
+    """One value: `first` is channels first (also any rank below 4), `last` channels last.
 
-    first: Expr | None = None
-    last: Expr | None = None
-    phases: Phases | None = None
+    `is_last` stays True for a value that was made channels last, whatever it is converted to.
+    """
 
-    @property
-    def is_last(self) -> bool:
-        """True when the value was made channels last."""
-        return self.first is None or self._made_last
-
-    _made_last: bool = False
+    def __init__(
+        self, first: Expr | None = None, last: Expr | None = None, phases: Phases | None = None
+    ) -> None:
+        self.first = first
+        self.last = last
+        self.phases = phases
+        self.is_last = first is None
 
 
 class Layouts:
@@ -68,14 +67,10 @@ class Layouts:
 
     def define(self, var: relax.Var, tensor: Tensor) -> None:
         """Say what old `var` has become."""
-        if tensor.first is None:
-            tensor._made_last = True
         self._tensors[var] = tensor
 
     def define_tuple(self, var: relax.Var, fields: Sequence[Tensor]) -> None:
         """Say what the fields of the tuple `var` have become."""
-        for tensor in fields:
-            tensor._made_last = tensor.first is None
         self._tuples[var] = list(fields)
 
     def fields(self, expr: Expr) -> list[Tensor]:

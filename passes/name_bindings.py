@@ -12,7 +12,6 @@ from lepton_tvm.ir.graph import (
     bindings_of,
     main_of,
     output_of,
-    short_op,
     substitute,
 )
 from lepton_tvm.passes.base import PassReport

@@ -18,6 +18,7 @@ from lepton_tvm.ir.graph import (
     scalar_of,
     shape_of,
 )
+from lepton_tvm.passes.linear_ops import LINEAR_OPS
 from lepton_tvm.passes.tir_patterns import match_bound
 
 __all__ = [
@@ -136,14 +137,18 @@ def merge_constants(g: GraphBuilder, call: Expr) -> Expr | None:
 
 
 def fit_constant_rank(g: GraphBuilder, call: Expr) -> Expr | None:
-    """Constants of binary ops: one element -> rank 0, beside a rank-4 tensor -> rank 4."""
+    """Constants of binary ops: one element -> rank 0, beside a rank-4 tensor -> rank 4.
+
+    The bias of a convolution or matmul keeps its one value per channel, also of one channel.
+    """
     data, const = call.args
     array = const_array(const)
     if array is None or array.ndim == 0 or is_constant(data):
         return None
-    if array.size == 1 and shape_of(data) == shape_of(call):
+    is_bias = op_name(call) == "relax.add" and op_name(g.value(data)) in LINEAR_OPS
+    if array.size == 1 and shape_of(data) == shape_of(call) and not is_bias:
         return _like(call, data, constant(array.reshape(())))
-    if len(shape_of(data)) == 4 and array.ndim < 4 and array.size > 1:
+    if len(shape_of(data)) == 4 and array.ndim < 4 and (array.size > 1 or is_bias):
         return _like(call, data, constant(array.reshape((1,) * (4 - array.ndim) + array.shape)))
     return None
 

@@ -36,20 +36,23 @@ def phases_of_transposed_conv(call: Expr, data: Expr) -> Phases:
     kernel = _phase_kernel(weight, stride, taps, groups)
     n, height, width, _ = shape_of(data)
     channels = weight.shape[1] * groups
+    out = shape_of(call)
+    top, left = int(attrs.padding[0]), int(attrs.padding[1])
+    rows = max(height + taps[0] - 1, -(-(top + out[2]) // stride[0]))
+    columns = max(width + taps[1] - 1, -(-(left + out[3]) // stride[1]))
     conv = relax.op.nn.conv2d(
         data,
         constant(kernel),
-        padding=[taps[0] - 1, taps[1] - 1, taps[0] - 1, taps[1] - 1],
+        padding=[taps[0] - 1, taps[1] - 1, rows - height, columns - width],
         groups=groups,
         data_layout="NHWC",
         kernel_layout="HWIO",
         out_layout="NHWC",
     )
-    grid = (n, height + taps[0] - 1, width + taps[1] - 1)
-    out = shape_of(call)
-    top, left = int(attrs.padding[0]), int(attrs.padding[1])
     window = (top, left, out[2], out[3])
-    spread = partial(_spread, grid, tuple(stride), channels, groups > 1, window)
+    spread = partial(
+        _spread, (n, rows, columns), (stride[0], stride[1]), channels, groups > 1, window
+    )
     return Phases(conv, spread, partial(_tile, stride[0] * stride[1], groups > 1))
 
 
@@ -88,7 +91,7 @@ def _spread(
     window: tuple[int, int, int, int],
     data: Expr,
 ) -> Expr:
-    """Move phases from channels to pixels, then cut (or zero-fill) to the output window."""
+    """Move phases from channels to pixels, then cut to the output window."""
     (n, height, width), (sh, sw) = grid, stride
     made = data
     if (sh, sw) != (1, 1):
@@ -97,12 +100,6 @@ def _spread(
         made = relax.op.permute_dims(relax.op.reshape(data, (n, height, width, *split)), axes)
         made = relax.op.reshape(made, (n, height * sh, width * sw, channels))
     top, left, out_height, out_width = window
-    missing = (
-        max(0, top + out_height - height * sh),
-        max(0, left + out_width - width * sw),
-    )
-    if any(missing):
-        made = relax.op.nn.pad(made, [0, 0, 0, missing[0], 0, missing[1], 0, 0])
     if (top, left, out_height, out_width) == (0, 0, height * sh, width * sw):
         return made
     end = [top + out_height, left + out_width]
