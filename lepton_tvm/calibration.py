@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lepton_tvm import pipeline
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir import graph as g
 from lepton_tvm.model import Model
@@ -19,7 +20,7 @@ from lepton_tvm.passes.quantize.histogram import Histogram
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["Executor", "Range", "collect_ranges", "compiled"]
+__all__ = ["Executor", "Range", "collect_ranges"]
 
 Array = npt.NDArray[Any]
 #: Module -> function from input arrays (in parameter order) to output arrays.
@@ -70,8 +71,9 @@ def collect_ranges(
     one of `CALIBRATORS`. Memory is bounded: a tensor leaves a min, a max, a mean per channel and
     (unless `minmax`) a histogram of fixed size behind. Models whose activations are large are run
     in several parts, so that one sample's taps stay below 256 MiB. `progress` is told how many
-    samples are done. Raises `InputError` for an unknown method or tensor, or values that are NaN or
-    infinite.
+    samples are done; `executor` (default: `pipeline.executor`) makes a module runnable.
+
+    Raises `InputError` for an unknown method or tensor, no samples, and NaN or infinity.
     """
     if method not in CALIBRATORS:
         raise InputError(f"unknown calibrator {method!r}; choose one of {', '.join(CALIBRATORS)}")
@@ -79,7 +81,7 @@ def collect_ranges(
     order = [p.name for p in g.main_of(model.module).params]
     wanted = [n for n in names if n not in order]
     parts = [
-        (part, (executor or compiled)(_with_outputs(model.module, part)))
+        (part, (executor or pipeline.executor)(_with_outputs(model.module, part)))
         for part in _split(model.module, wanted)
     ]
     seen = {n: _Statistics(n, method, percentile) for n in names}
@@ -97,23 +99,6 @@ def collect_ranges(
     if not done:
         raise InputError("calibration needs at least one sample, found none")
     return {n: s.result() for n, s in seen.items()}
-
-
-def compiled(module: tvm.IRModule) -> Callable[[Sequence[Array]], list[Array]]:
-    """The default executor: compile for this machine and run there."""
-    import tvm
-    from tvm import relax
-
-    from lepton_tvm import pipeline
-    from lepton_tvm.targets import parse_target
-
-    machine = relax.VirtualMachine(pipeline.build(module, parse_target()).executable, tvm.cpu())
-
-    def run(arrays: Sequence[Array]) -> list[Array]:
-        result = machine["main"](*(tvm.runtime.tensor(a) for a in arrays))
-        return [t.numpy() for t in ([result] if hasattr(result, "numpy") else result)]
-
-    return run
 
 
 class _Statistics:

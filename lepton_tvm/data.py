@@ -99,7 +99,7 @@ class Samples:
     def fingerprint(self) -> str:
         """sha256 of the content: names, dtypes, shapes and values, in order, after conversion."""
         self._pass_once()
-        assert self._fingerprint is not None  # noqa: S101 - a whole pass sets it
+        assert self._fingerprint is not None
         return self._fingerprint
 
     def _pass_once(self) -> None:
@@ -153,7 +153,7 @@ def as_samples(spec: Any, inputs: Sequence[TensorInfo], *, need_labels: bool = F
         return spec
     if isinstance(spec, str | os.PathLike):
         spec = _from_text(os.fspath(spec))
-    if callable(spec) and not isinstance(spec, Iterable):
+    if _is_plain_function(spec):
         return _from_function(spec, inputs, need_labels)
     if _is_array(spec):
         spec = {_single(inputs).name: spec}
@@ -183,7 +183,7 @@ def _from_function(
         made = first.pop() if first else _call(function)
         return as_samples(made, inputs)._rows()
 
-    if not first or first[0] is None or callable(first[0]) and not isinstance(first[0], Iterable):
+    if not first or first[0] is None or _is_plain_function(first[0]):
         raise InputError(f"the data function returned {type(first[0]).__name__}; {_FORMS}")
     if isinstance(first[0], str | os.PathLike):
         return as_samples(first[0], inputs, need_labels=need_labels)
@@ -208,7 +208,7 @@ def _from_text(text: str) -> Any:
     module_name, colon, function_name = text.partition(":")
     if not colon or not function_name.isidentifier():
         raise InputError(f"cannot read data from {text!r}: not a .npz file; {_FORMS}")
-    folder = os.getcwd()  # noqa: PTH109
+    folder = os.getcwd()
     added = folder not in sys.path
     if added:
         sys.path.insert(0, folder)
@@ -322,6 +322,10 @@ def _single(inputs: Sequence[TensorInfo]) -> TensorInfo:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or hasattr(value, "__array__")
+
+
+def _is_plain_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Iterable)
 
 
 def _update(digest: Any, name: str, array: Array) -> None:

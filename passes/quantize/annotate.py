@@ -155,10 +155,10 @@ class _Annotator:
         uint8, and let those ops hand on the uint8 that reaches them."""
         for var in reversed(self.order):
             call = self.made[var]
-            if var in self.demanded and g.op_name(call) in ops.PASSTHROUGH:
+            if var in self.demanded and ops.passes_through(call):
                 self.demanded.add(call.args[0])
         for var, call in self.made.items():
-            if g.op_name(call) not in ops.PASSTHROUGH or call.args[0] not in self.demanded:
+            if not ops.passes_through(call) or call.args[0] not in self.demanded:
                 continue
             if var in self.returned:
                 self.reasons[var] = "its result is an output of the model, which stays in float"
@@ -204,7 +204,7 @@ class _Annotator:
         seen = {} if seen is None else seen
         if expr not in seen:
             call = self.made.get(expr)
-            chained = g.op_name(call) in (*ops.ELEMENTWISE, *ops.PASSTHROUGH)
+            chained = g.op_name(call) in ops.ELEMENTWISE or ops.passes_through(call)
             operands = ops.data_operands(call) if chained else ()
             seen[expr] = any(self._comes_from_int8(o, seen) for o in operands)
         return seen[expr]
@@ -256,11 +256,21 @@ class _Annotator:
         return seen[var]
 
     def _is_stored_stream(self, var: relax.Var) -> bool:
-        """An int8 kernel's result that only elementwise ops read, in more than one kernel."""
-        if var in self.demanded or var in self.returned or self.flow.stays_in_kernel(var):
+        """An int8 kernel's result that several kernels read, all of which end in uint8."""
+        if var in self.demanded or self.flow.stays_in_kernel(var):
             return False
-        elementwise = all(g.op_name(r.value) in ops.ELEMENTWISE for r in self.readers[var])
-        return elementwise and self._comes_from_int8(var) and self._reaches_anchor(var)
+        return self._comes_from_int8(var) and self._ends_in_uint8(var, {})
+
+    def _ends_in_uint8(self, var: relax.Var, seen: dict[relax.Var, bool]) -> bool:
+        """Whether every way from `var` leads through elementwise ops to a quantized tensor."""
+        if var in self.demanded:
+            return True
+        if var not in seen:
+            seen[var] = var not in self.returned and all(
+                g.op_name(r.value) in ops.ELEMENTWISE and self._ends_in_uint8(r.var, seen)
+                for r in self.readers[var]
+            )
+        return seen[var]
 
     def _share_scales(self) -> None:
         """The operand of a concat that nobody else reads takes the scale of the concat."""
@@ -282,7 +292,7 @@ class _Annotator:
             op = g.op_name(call)
             if not op or var in self.anchors or var in self.pooled or var in epilogues:
                 continue
-            if op in ops.PASSTHROUGH and var in self.demanded:
+            if ops.passes_through(call) and var in self.demanded:
                 continue
             yield Skipped(op, var.name, self.reasons.get(var) or _general_reason(op, call))
 

@@ -102,7 +102,7 @@ class _Writer:
 
     def _anchor(self, var: relax.Var, call: g.Expr) -> None:
         weight = g.const_array(call.args[1])
-        assert weight is not None  # noqa: S101 - the plan lists anchors with constant weights only
+        assert weight is not None
         axis = ops.weight_axis(call)
         bias_add, bias = self._bias_of(var, weight.shape[axis])
         data_scale = self.options.params[self.options.plan.params_of(call.args[0].name)].scale
@@ -144,7 +144,7 @@ class _Writer:
         if const is None or not ops.is_per_channel(const, channels):
             return None, None
         array = g.const_array(const)
-        assert array is not None  # noqa: S101 - is_constant was checked
+        assert array is not None
         return readers[0].var, array.reshape(-1)
 
     def _constant_of(self, var: relax.Var) -> g.Expr:

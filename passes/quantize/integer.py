@@ -1,4 +1,4 @@
-"""Integer building blocks of the lowering: a uint8 tensor, an int32 accumulator and its epilogue."""
+"""Integer building blocks of the lowering: uint8 tensors, int32 accumulators, epilogues."""
 
 from __future__ import annotations
 

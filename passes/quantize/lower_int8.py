@@ -103,7 +103,7 @@ class _Lowering:
             return self._anchor(var, value)
         if op == "relax.concat":
             return self._concat(value)
-        if op in ops.POOLS or op in ops.PASSTHROUGH:
+        if op in ops.POOLS or ops.passes_through(value):
             return self._pool(var, value)
         return self._epilogue(var, value)
 
@@ -165,7 +165,7 @@ class _Lowering:
         data = self._state(call.args[0])
         if not isinstance(data, Quantized) or g.dtype_of(call.args[0]) != "float32":
             return None
-        if g.op_name(call) in ops.PASSTHROUGH:
+        if ops.passes_through(call):
             self.lowered += 1
             made = tvm.ir.Call(call.op, [data.expr, *call.args[1:]], call.attrs, call.ty_args)
             return Quantized(self.builder.emit(made, var.name), data.params)
@@ -190,7 +190,7 @@ class _Lowering:
         if g.shape_of(call) != g.shape_of(source):
             return None
         bias = g.const_array(const)
-        assert bias is not None  # noqa: S101 - is_constant was checked
+        assert bias is not None
         made, exact = state.with_bias(bias.reshape(-1))
         if not exact:
             self.notes.append(f"the bias '{var.name}' is added in float: it would overflow int32")

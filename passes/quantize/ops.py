@@ -16,6 +16,7 @@ __all__ = [
     "clip_bounds",
     "data_operands",
     "is_per_channel",
+    "passes_through",
     "pool_obstacle",
     "weight_axis",
 ]
@@ -29,17 +30,39 @@ PASSTHROUGH = (
     "relax.squeeze",
     "relax.expand_dims",
     "relax.flatten",
+    "relax.strided_slice",
+    "relax.image.resize2d",  # nearest neighbour only, see `passes_through`
 )
 # Averages, done as int32 sums.
 POOLS = ("relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.mean")
 # Cheap maps of equal or broadcast shape: they ride in the epilogue of the kernel before them.
-ELEMENTWISE = tuple(
-    f"relax.{name}"
-    for name in (
-        "abs add clip divide erf exp log maximum minimum multiply negative power rsqrt sigmoid "
-        "sqrt square subtract tanh nn.relu nn.leakyrelu nn.prelu nn.silu nn.gelu "
-        "nn.gelu_tanh nn.softplus nn.selu"
-    ).split()
+ELEMENTWISE = (
+    "relax.abs",
+    "relax.add",
+    "relax.clip",
+    "relax.divide",
+    "relax.erf",
+    "relax.exp",
+    "relax.log",
+    "relax.maximum",
+    "relax.minimum",
+    "relax.multiply",
+    "relax.negative",
+    "relax.nn.gelu",
+    "relax.nn.gelu_tanh",
+    "relax.nn.leakyrelu",
+    "relax.nn.prelu",
+    "relax.nn.relu",
+    "relax.nn.selu",
+    "relax.nn.silu",
+    "relax.nn.softplus",
+    "relax.power",
+    "relax.rsqrt",
+    "relax.sigmoid",
+    "relax.sqrt",
+    "relax.square",
+    "relax.subtract",
+    "relax.tanh",
 )
 
 
@@ -55,6 +78,13 @@ def data_operands(call: Expr) -> tuple[Expr, ...]:
     if op_name(call) in (*PASSTHROUGH, *POOLS):
         return (call.args[0],)
     return tuple(call.args)
+
+
+def passes_through(call: Expr) -> bool:
+    """Whether every value of the result is a value of the operand, so that uint8 can pass."""
+    if op_name(call) == "relax.image.resize2d":
+        return str(call.attrs.method) == "nearest_neighbor"
+    return op_name(call) in PASSTHROUGH
 
 
 def anchor_obstacle(call: Expr) -> str | None:
