@@ -63,8 +63,9 @@ def tvm_version() -> str | None:
             continue
         for line in text.splitlines():
             name, equals, value = line.partition("=")
-            if equals and "version" in name.split() and value.strip()[:1] in "\"'":
-                return value.strip().strip("\"'")
+            value = value.rpartition("=")[2].strip()
+            if equals and name.strip() in ("version", "__version__") and value[:1] in ("'", '"'):
+                return value.strip("'\"")
     return None
 
 

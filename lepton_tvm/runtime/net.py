@@ -160,7 +160,7 @@ def aligned_copy(array: Array) -> Array:
 
 
 def _is_aligned(array: Array) -> bool:
-    return array.ctypes.data % _ALIGNMENT == 0
+    return bool(array.ctypes.data % _ALIGNMENT == 0)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -168,4 +168,5 @@ def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
     size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(kind).reshape(shape)
+    aligned: Array = raw[start : start + size].view(kind).reshape(shape)
+    return aligned

@@ -50,6 +50,7 @@ def _pool_is(threads: int) -> bool:
         return True
     if not getattr(_seen, "yes", False):
         _set_max_concurrency(threads)
+        count()  # makes the pool now: configuring it would first undo the line above
         _seen.yes = True
     global_function("runtime.config_threadpool")(_DEFAULT_MODE, threads)
     return bool(count() == threads)
