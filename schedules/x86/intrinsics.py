@@ -133,12 +133,14 @@ def _vnni_lanewise(lanes: int) -> str:
             T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:4])
             T.writes(C[0:lanes])
             for i in T.serial(0, lanes):
-                for k in T.serial(0, 4):
-                    with T.sblock("update"):
-                        vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + T.bitwise_and(
-                            T.shift_right(A[vi], vk * 8), 255
-                        ) * T.cast(B[vi, vk], "int32")
+                with T.sblock("update"):
+                    vi = T.axis.spatial(lanes, i)
+                    C[vi] = C[vi] + (
+                        T.bitwise_and(A[vi], 255) * T.cast(B[vi, 0], "int32")
+                        + T.bitwise_and(T.shift_right(A[vi], 8), 255) * T.cast(B[vi, 1], "int32")
+                        + T.bitwise_and(T.shift_right(A[vi], 16), 255) * T.cast(B[vi, 2], "int32")
+                        + T.bitwise_and(T.shift_right(A[vi], 24), 255) * T.cast(B[vi, 3], "int32")
+                    )
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
@@ -173,12 +175,13 @@ def _pairs_lanewise(lanes: int) -> str:
             T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:2])
             T.writes(C[0:lanes])
             for i in T.serial(0, lanes):
-                for k in T.serial(0, 2):
-                    with T.sblock("update"):
-                        vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + T.bitwise_and(
-                            T.shift_right(A[vi], vk * 16), 65535
-                        ) * T.cast(B[vi, vk], "int32")
+                with T.sblock("update"):
+                    vi = T.axis.spatial(lanes, i)
+                    C[vi] = C[vi] + (
+                        T.bitwise_and(A[vi], 65535) * T.cast(B[vi, 0], "int32")
+                        + T.bitwise_and(T.shift_right(A[vi], 16), 65535)
+                        * T.cast(B[vi, 1], "int32")
+                    )
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:

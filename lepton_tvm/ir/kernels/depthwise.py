@@ -101,14 +101,17 @@ def _integer(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> 
     )
     rh = te.reduce_axis((0, steps), "rh")
     rw = te.reduce_axis((0, s.kernel[1]), "rw")
-    rd = te.reduce_axis((0, s.dot), "rd")
+    mask = tirx.const((1 << bits) - 1, "int32")
 
     def term(n: Any, h: Any, w_: Any, c: Any) -> Any:
         packed = words[n, h, rh, w_ * s.strides[1] + rw * s.dilation[1], c]
-        value = tirx.bitwise_and(
-            tirx.shift_right(packed, rd * bits), tirx.const((1 << bits) - 1, "int32")
-        )
-        return te.sum(value * w[rh, rw, c, rd].astype("int32"), axis=[rh, rw, rd])
+        total = None
+        for part in range(s.dot):
+            shift = tirx.const(bits * part, "int32")
+            value = tirx.shift_right(packed, shift) if part else packed
+            value = tirx.bitwise_and(value, mask) * w[rh, rw, c, part].astype("int32")
+            total = value if total is None else total + value
+        return te.sum(total, axis=[rh, rw])
 
     return _stored(s, term, tile)
 
