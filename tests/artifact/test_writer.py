@@ -34,7 +34,7 @@ def test_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     compiler = tmp_path / "mycc"
     compiler.write_text("#!/bin/sh\necho 'no space left, says mycc' >&2; exit 3\n")
     compiler.chmod(0o755)
-    with pytest.raises(ArtifactError, match="mycc could not link .* no space left, says mycc"):
+    with pytest.raises(ArtifactError, match=r"mycc could not link .* no space left, says mycc"):
         writer.save(toy.dense()[0], tmp_path / "model.so", _manifest(), cc=str(compiler))
 
 

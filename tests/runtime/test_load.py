@@ -56,7 +56,7 @@ def test_shares_the_process_with_tvm_in_either_order(path: Path, first: str) -> 
         [
             "import sys; import numpy as np; x = np.ones((2, 8), 'float32')",
             *imports,
-            "if 'net' not in dir(): from lepton_tvm import runtime; net = runtime.load(sys.argv[1])",
+            "from lepton_tvm import runtime; net = runtime.load(sys.argv[1])",
             "from tvm import relax",
             "vm = relax.VirtualMachine(tvm.runtime.load_module(sys.argv[1]), tvm.cpu())",
             "theirs = vm['main'](tvm.runtime.tensor(x)).numpy()",

@@ -1,0 +1,127 @@
+"""Export, import and clearing."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lepton_tvm.db import Database, open_database, transfer
+from lepton_tvm.errors import DatabaseError, InputError
+from tests.db.contract import KEY, measurement, trial
+
+
+@pytest.fixture
+def filled(db: Database, artifact: Path) -> Database:
+    stored = db.add_artifact(artifact)
+    db.add_results([measurement(stored.sha256)])
+    with db.job("compile", seeds={"s": 1}):
+        pass
+    db.tuning.add_workload(KEY.workload_hash, "conv", "IR")
+    db.tuning.add_trials([trial()])
+    return db
+
+
+def rewrite(path: Path, **members: str | bytes | None) -> Path:
+    """The zip with members replaced, added, or (None) left out; `__` in names stands for `/`."""
+    changed = {
+        name.replace("__", "/").replace("_json", ".json", 1): v for name, v in members.items()
+    }
+    out = path.with_name("changed.zip")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            if name not in changed:
+                new.writestr(name, old.read(name))
+        for name, content in changed.items():
+            if content is not None:
+                new.writestr(name, content)
+    return out
+
+
+def test_round_trip(filled: Database, tmp_path: Path) -> None:
+    report = transfer.export_records(filled, tmp_path / "e.zip")
+    assert (report.artifacts, report.skipped) == (1, ())
+    with open_database(str(tmp_path / "copy.db")) as copy:
+        assert transfer.import_records(copy, tmp_path / "e.zip").rows == report.rows
+        assert transfer.import_records(copy, tmp_path / "e.zip").rows == 0
+        assert copy.models() == filled.models()
+        assert copy.artifacts() == filled.artifacts()
+        assert copy.measurements() == filled.measurements()
+        assert copy.jobs() == filled.jobs()
+        assert copy.tuning.trials(KEY) == filled.tuning.trials(KEY)
+        copy.artifact_path(copy.artifacts()[0])
+
+
+def test_export_leaves_out_what_is_damaged_and_says_so(filled: Database, tmp_path: Path) -> None:
+    filled.artifact_path(filled.artifacts()[0]).write_bytes(b"x")
+    report = transfer.export_records(filled, tmp_path / "e.zip")
+    assert report.artifacts == 0
+    assert "is damaged" in report.skipped[0]
+    with open_database(str(tmp_path / "copy.db")) as copy:
+        assert "not in the export" in transfer.import_records(copy, tmp_path / "e.zip").skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"..__evil": "x"}, r"holds '\.\./evil'"),
+        ({f"artifacts__{'0' * 64}.so": "x"}, "does not match its sha256"),
+        ({"about_json": "{}"}, "is not an export"),
+        ({"about_json": json.dumps({"format": "lepton_tvm export", "schema": "9"})}, "upgrade"),
+        ({"about_json": "{"}, "cannot be read"),
+        ({"records_jsonl": None}, "lacks its records"),
+        ({"records_jsonl": '{"table": "alembic_version", "row": {}}'}, "unknown kind"),
+        ({"records_jsonl": '{"table": "models", "row": {"id": "1"}}'}, "missing or unknown fields"),
+        ({"records_jsonl": "[1]"}, "unknown kind: None"),
+    ],
+)
+def test_exports_that_are_not_trusted(
+    filled: Database, tmp_path: Path, members: dict[str, str | None], message: str
+) -> None:
+    transfer.export_records(filled, tmp_path / "e.zip")
+    bad = rewrite(tmp_path / "e.zip", **members)
+    with open_database(str(tmp_path / "copy.db")) as copy:
+        with pytest.raises(InputError, match=message):
+            transfer.import_records(copy, bad)
+        assert copy.models() == []
+        assert not list(copy.blobs.stored())
+
+
+def test_files_that_are_no_export(db: Database, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        transfer.import_records(db, tmp_path / "none.zip")
+    (tmp_path / "text.zip").write_text("text")
+    with pytest.raises(InputError, match="cannot be read: File is not a zip file"):
+        transfer.import_records(db, tmp_path / "text.zip")
+    with pytest.raises(DatabaseError, match="cannot write export"):
+        transfer.export_records(db, tmp_path / "none" / "e.zip")
+
+
+def test_gc_removes_only_what_nothing_names(filled: Database) -> None:
+    folder = filled.blobs.folder / "ee"
+    folder.mkdir()
+    orphan, leftover = folder / f"{'e' * 64}.so", folder / ".x.so.1.tmp"
+    for path in (orphan, leftover):
+        path.write_bytes(b"12345")
+    assert transfer.gc(filled).removed == ()
+    for path in (orphan, leftover):
+        os.utime(path, (0, 0))
+    assert transfer.gc(filled, dry_run=True).freed_bytes == 10
+    assert orphan.exists()
+    report = transfer.gc(filled)
+    assert report.removed == (orphan.name, leftover.name)
+    assert not orphan.exists()
+    assert report.damaged == ()
+    filled.artifact_path(filled.artifacts()[0]).write_bytes(b"x")
+    assert "is damaged" in transfer.gc(filled).damaged[0]
+
+
+def test_show_summarises(filled: Database) -> None:
+    shown = transfer.show(filled)
+    (model,) = shown["models"]
+    assert (model["name"], model["artifacts"][0]["latest_median_ms"]) == ("net", 2.0)
+    assert (shown["trials"], shown["jobs"][0]["state"]) == (1, "done")
+    assert json.loads(json.dumps(shown)) == shown
