@@ -64,18 +64,23 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "relax.nn.adaptive_avg_pool2d": (arithmetic.global_pool_to_mean,),
     "relax.nn.avg_pool2d": (arithmetic.global_pool_to_mean,),
+    "relax.nn.avg_pool1d": (shapes.widen_pool1d,),
     "relax.nn.conv1d": (shapes.widen_conv1d,),
     "relax.nn.conv2d": (shapes.fold_pad_into_conv,),
+    "relax.nn.max_pool1d": (shapes.widen_pool1d,),
     "relax.nn.pad": (shapes.drop_same_shape,),
     "relax.nn.relu": _BOUNDS,
     "relax.nn.relu6": _BOUNDS,
     "relax.permute_dims": (shapes.compose_permutes,),
     "relax.power": (arithmetic.power_to_multiply,),
     "relax.reshape": (shapes.drop_same_shape, shapes.merge_reshapes),
+    "relax.shape_to_tensor": (shapes.shape_to_constant,),
     "relax.squeeze": (shapes.to_reshape,),
     "relax.strided_slice": (shapes.drop_same_shape,),
     "relax.subtract": (arithmetic.subtract_to_add,),
     "relax.sum": _REDUCTION,
+    "relax.take": (shapes.slice_from_take,),
+    "relax.where": (shapes.select_known,),
 }
 
 _MAX_ROUNDS = 50
@@ -88,8 +93,9 @@ class Canonicalize:
     Before: `call_tir(maximum, x, 0)`, `call_tir(minimum, _, 6)`, `add(y, reshape(const))`
     After:  `R.clip(x, 0, 6)`, `R.add(y, const[1,K,1,1])`
     Also: batch_norm -> multiply and add; x - c -> x + (-c); x / c -> x * (1/c); x ** 2 -> x * x;
-    squeeze, unsqueeze, flatten -> reshape; global average pool -> mean with kept dims; conv1d ->
-    conv2d of height 1; a zero pad before a conv -> its padding; permutes and reshapes meet.
+    squeeze, unsqueeze, flatten -> reshape; global average pool -> mean with kept dims; 1-d conv
+    and pools -> 2-d of height 1; shapes as tensors -> constants; a zero pad before a conv -> its
+    padding; permutes and reshapes meet.
     Does not handle: control flow and symbolic shapes (refused), other PrimFuncs of the importer
     (kept and reported).
     """

@@ -28,12 +28,8 @@ Evaluator: TypeAlias = Callable[[Expr, list[Array]], Array]
 MAX_FOLDED_BYTES = 64 * 2**20
 
 
-def _result_shape(call: Expr, _: list[Array]) -> tuple[int, ...]:
-    return shape_of(call)
-
-
 def _reshape(call: Expr, args: list[Array]) -> Array:
-    return args[0].reshape(_result_shape(call, args))
+    return args[0].reshape(shape_of(call))
 
 
 def _permute(call: Expr, args: list[Array]) -> Array:
@@ -42,7 +38,7 @@ def _permute(call: Expr, args: list[Array]) -> Array:
 
 
 def _broadcast(call: Expr, args: list[Array]) -> Array:
-    return np.broadcast_to(args[0], _result_shape(call, args))
+    return np.broadcast_to(args[0], shape_of(call))
 
 
 def _concat(call: Expr, args: list[Array]) -> Array:
@@ -62,7 +58,13 @@ def _slice(call: Expr, args: list[Array]) -> Array:
     index: list[Any] = [slice(None)] * args[0].ndim
     for axis, b, e, s in zip(axes, begin, end, strides, strict=True):
         index[axis] = slice(b, e, s)
-    return args[0][tuple(index)]
+    sliced: Array = args[0][tuple(index)]
+    return sliced
+
+
+def _take(call: Expr, args: list[Array]) -> Array:
+    axis = call.attrs.axis
+    return np.take(args[0], args[1], axis=None if axis is None else int(axis))
 
 
 def _reduce(function: Callable[..., Any]) -> Evaluator:
@@ -75,7 +77,10 @@ def _reduce(function: Callable[..., Any]) -> Evaluator:
 
 
 def _plain(function: Callable[..., Any]) -> Evaluator:
-    return lambda call, args: np.asarray(function(*args))
+    def evaluate(call: Expr, args: list[Array]) -> Array:
+        return np.asarray(function(*args))
+
+    return evaluate
 
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -112,6 +117,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "relax.strided_slice": _slice,
     "relax.subtract": _plain(np.subtract),
     "relax.sum": _reduce(np.sum),
+    "relax.take": _take,
     "relax.where": _plain(np.where),
 }
 
@@ -139,7 +145,7 @@ def fold_constant_call(call: Expr) -> Expr | None:
     try:
         with np.errstate(all="ignore"):
             value = evaluator(call, args)
-    except NotImplementedError:
+    except (NotImplementedError, ValueError, IndexError):  # the op itself fails
         return None
     return constant(np.asarray(value, dtype=dtype).reshape(shape_of(call)))
 

@@ -25,7 +25,18 @@ from lepton_tvm.ir.graph import (
     shape_of,
 )
 from lepton_tvm.passes.base import PassReport, Skipped
-from lepton_tvm.passes.linear_ops import LINEAR_OPS, channel_axis, per_channel, scale_outputs
+from lepton_tvm.passes.linear_ops import (
+    LINEAR_OPS,
+    bias_constant,
+    channel_axis,
+    input_channel_axis,
+    is_padded,
+    per_channel,
+    scale_inputs,
+    scale_outputs,
+    shift_inputs,
+    with_data,
+)
 
 __all__ = ["FoldBatchNorm"]
 
@@ -36,9 +47,10 @@ class FoldBatchNorm:
 
     Before: `multiply(add(conv2d(x, w), b), scale)`, `add(_, shift)`
     After:  `add(conv2d(x, w * scale), b * scale + shift)`
-    Also for depthwise, grouped and transposed convolutions and for matmul, in any layout. Products
-    are taken in float64. Run `Canonicalize` first: it writes batch_norm as multiply and add.
-    Does not handle: a batch norm before a convolution, or a result that others read too (reported).
+    Also for depthwise, grouped and transposed convolutions and for matmul, in any layout; and a
+    scale and shift *before* an op go into it, the shift only where no border is padded with zeros.
+    Products are taken in float64. Run `Canonicalize` first: it writes batch_norm as multiply, add.
+    Does not handle: a shift before a padded convolution, a result that others read too (reported).
     """
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -59,6 +71,8 @@ def _visit(g: GraphBuilder, var: relax.Var, value: Expr) -> Expr | None:
         return _fold_multiply(g, value)
     if op_name(value) == "relax.add":
         return _fold_add(g, value)
+    if op_name(value) in LINEAR_OPS:
+        return _fold_forward(g, var, value)
     return None
 
 
@@ -113,12 +127,37 @@ def _fold_add(g: GraphBuilder, call: Expr) -> Expr | None:
 
 
 def _widen_bias(call: Expr, linear: Expr, bias: Array) -> Expr | None:
-    shape, axis = shape_of(linear), channel_axis(linear)
-    wanted = [1] * len(shape) if op_name(linear) != "relax.matmul" else [1]
-    wanted[axis if len(wanted) > 1 else 0] = shape[axis]
-    if bias.shape == tuple(wanted) or shape != shape_of(call):
+    shape = shape_of(linear)
+    wide = bias_constant(linear, np.full(shape[channel_axis(linear)], bias.reshape(())))
+    if shape_of(wide) == bias.shape or shape != shape_of(call):
         return None
-    return relax.op.add(call.args[0], constant(np.full(wanted, bias.reshape(()), bias.dtype)))
+    return relax.op.add(call.args[0], wide)
+
+
+def _fold_forward(g: GraphBuilder, var: relax.Var, call: Expr) -> Expr | None:
+    """op(x * s + t, w) -> op(x, w * s) + op(t, w); the shift only where nothing is padded."""
+    before = g.single_use(call.args[0])
+    if before is None or op_name(before) not in ("relax.add", "relax.multiply"):
+        return None
+    constants = _input_constant(before, call)
+    if constants is None:
+        return None
+    if op_name(before) == "relax.multiply":
+        return scale_inputs(with_data(call, before.args[0]), constants)
+    inner = g.value(before.args[0])
+    bias = shift_inputs(call, constants)
+    if bias is None or op_name(inner) in LINEAR_OPS:  # the bias of an op stays with it
+        return None
+    conv = g.emit(with_data(call, before.args[0]), var.name)
+    return relax.op.add(conv, bias_constant(conv, bias))
+
+
+def _input_constant(before: Expr, call: Expr) -> Array | None:
+    array = const_array(before.args[1])
+    if array is None or shape_of(before.args[0]) != shape_of(before):
+        return None
+    vector = per_channel(array, shape_of(before), input_channel_axis(call))
+    return None if vector is None else vector.astype(np.float64)
 
 
 def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
@@ -133,23 +172,26 @@ def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
             skipped.append(Skipped(op_name(call), binding.var.name, reason))
         scale = const_array(call.args[1]) if op_name(call) == "relax.multiply" else None
         if scale is not None and scale.size > 1 and max(scale.shape) == scale.size:
-            reason = _why_not(call.args[0], made, readers)
+            reason = _why_not(binding.var, call.args[0], made, readers)
             skipped.append(Skipped(op_name(call), binding.var.name, reason))
     return tuple(skipped)
 
 
 def _why_not(
+    scaled: relax.Var,
     data: relax.Var,
     made: dict[relax.Var, Expr],
     readers: dict[relax.Var, list[relax.VarBinding]],
 ) -> str:
+    """Why neither the op before `scaled = data * constant` nor the one after it took the scale."""
     chain = [data]
-    if op_name(made.get(data)) == "relax.add" and const_array(made[data].args[1]) is not None:
-        chain.append(made[data].args[0])
-    linear = made.get(chain[-1])
+    before = made.get(data, data)
+    if op_name(before) == "relax.add" and const_array(before.args[1]) is not None:
+        chain.append(before.args[0])
+    linear = made.get(chain[-1], chain[-1])
     if op_name(linear) not in LINEAR_OPS:
         kind = op_name(linear) or "a model input"
-        return f"it follows '{data.name}' ({kind}), not a convolution or matmul"
+        return f"it follows '{data.name}' ({kind}), and {_why_not_after(scaled, readers)}"
     for var in chain:
         if len(readers[var]) > 1:
             others = [b.var.name if b.var is not var else "the output" for b in readers[var]]
@@ -157,3 +199,15 @@ def _why_not(
     if const_array(linear.args[1]) is None:
         return f"the weight of '{chain[-1].name}' is not constant; fold parameters first"
     return "the scale does not run along the output channels"
+
+
+def _why_not_after(scaled: relax.Var, readers: dict[relax.Var, list[relax.VarBinding]]) -> str:
+    after = readers[scaled]
+    if len(after) == 1 and op_name(after[0].value) == "relax.add":
+        after = readers[after[0].var]
+    if len(after) != 1:
+        return f"its result is read in {len(after)} places"
+    value = after[0].value
+    if op_name(value) in LINEAR_OPS and is_padded(value):
+        return f"'{after[0].var.name}' after it pads with zeros, which must not be shifted"
+    return f"'{after[0].var.name}' after it cannot take a scale and a shift"

@@ -214,7 +214,7 @@ def _pad_pixels(g: GraphBuilder, data: Expr, padding: list[int], value: float) -
     """Pad H and W with `value`: as bytes, before the cast, when a byte can hold it."""
     top, left, bottom, right = padding
     widths = [0, 0, top, bottom, left, right, 0, 0]
-    cast = g.single_use(data)
+    cast = g.single_use(data) or data
     if op_name(cast) != "relax.astype" or value != round(value) or not 0 <= value <= 255:
         return g.emit(relax.op.nn.pad(data, widths, pad_value=value))
     padded = g.emit(relax.op.nn.pad(cast.args[0], widths, pad_value=value))
@@ -256,9 +256,9 @@ def _left_in_place(mod: tvm.IRModule, name: str) -> tuple[Skipped, ...]:
             or const_array(call.args[1]) is None
         ):
             continue
-        source = made.get(call.args[0])
+        source = made.get(call.args[0], call.args[0])
         if op_name(source) == "relax.add":
-            source = made.get(source.args[0])
+            source = made.get(source.args[0], source.args[0])
         if op_name(source) != "relax.astype" or dtype_of(source.args[0]) != "uint8":
             continue
         next_ops = [op_name(b.value) for b in readers[binding.var]]

@@ -17,7 +17,13 @@ from lepton_tvm.ir.graph import (
     shape_of,
     with_attrs,
 )
-from lepton_tvm.passes.layout_tensors import Layouts, Tensor, last_axis_of, to_last_axes
+from lepton_tvm.passes.layout_tensors import (
+    Layouts,
+    Tensor,
+    last_axis_of,
+    to_first_axes,
+    to_last_axes,
+)
 from lepton_tvm.passes.linear_ops import per_channel
 from lepton_tvm.passes.simplify_shapes import moves_only_units, permute_axes
 from lepton_tvm.passes.transposed_conv import phases_of_transposed_conv
@@ -81,7 +87,7 @@ def _elementwise(layouts: Layouts, call: Expr) -> Tensor | None:
     """Any op on elements: follows when one of its tensors of full rank is channels last."""
     rank = len(shape_of(call))
     tensors = [a for a in call.args if _is_tensor(a)]
-    if rank < 4 or not any(layouts.is_last(a) and len(shape_of(a)) == rank for a in tensors):
+    if rank < 3 or not any(layouts.is_last(a) and len(shape_of(a)) == rank for a in tensors):
         return None
     in_phases = _elementwise_on_phases(layouts, call, tensors)
     if in_phases is not None:
@@ -202,10 +208,12 @@ def _pad(layouts: Layouts, call: Expr) -> Tensor | None:
 
 def _permute_dims(layouts: Layouts, call: Expr) -> Tensor | None:
     data = call.args[0]
-    if not layouts.is_last(data):
-        return None
     rank = len(shape_of(data))
     axes = permute_axes(call)
+    if not layouts.is_last(data):
+        # the input of a permute to channels first is that value in channels last
+        is_inverse = rank in (3, 4) and list(axes) == to_first_axes(rank)
+        return Tensor(last=layouts.first(data)) if is_inverse else None
     if rank > 4 and axes[0] == 0 and axes[-2:] == (rank - 2, rank - 1):
         moved = [last_axis_of(axes[a], rank) for a in to_last_axes(rank)]
         return layouts.made_last(relax.op.permute_dims(layouts.last(data), moved))
@@ -224,11 +232,15 @@ def _reshape(layouts: Layouts, call: Expr) -> Tensor | None:
     if moves_only_units(old, to_last_axes(len(old))):
         made = relax.op.reshape(layouts.last(data), new)
         return Tensor(first=layouts.emit(made, layouts.name))
-    keeps_space = len(new) >= 4 and old[0] == new[0] and old[-2:] == new[-2:]
-    if keeps_space and np.prod(new[1:-2]) == np.prod(old[1:-2]):
-        moved = [new[a] for a in to_last_axes(len(new))]
-        return layouts.made_last(relax.op.reshape(layouts.last(data), moved))
-    return None
+    if len(new) < 3 or old[0] != new[0] or _channels(old) != _channels(new):
+        return None
+    moved = [new[a] for a in to_last_axes(len(new))]
+    return layouts.made_last(relax.op.reshape(layouts.last(data), moved))
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    """All dims between batch and space, multiplied."""
+    return int(np.prod(shape[1:-2] if len(shape) > 3 else shape[1:2]))
 
 
 _ELEMENTWISE = (

@@ -15,8 +15,14 @@ __all__ = ["Layouts", "Phases", "Tensor", "last_axis_of", "to_first_axes", "to_l
 
 
 def to_last_axes(rank: int) -> list[int]:
-    """The permutation to channels last: [N, C..., H, W] -> [N, H, W, C...]."""
-    return [0, rank - 2, rank - 1, *range(1, rank - 2)]
+    """The permutation to channels last: [N, C..., H, W] -> [N, H, W, C...], [N, C, L] -> [N, L, C].
+
+    The identity below rank 3.
+    """
+    spatial = 2 if rank > 3 else 1
+    if rank < 3:
+        return list(range(rank))
+    return [0, *range(rank - spatial, rank), *range(1, rank - spatial)]
 
 
 def to_first_axes(rank: int) -> list[int]:

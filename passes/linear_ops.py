@@ -8,10 +8,20 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
-from lepton_tvm.ir.graph import Array, Expr, const_array, constant, op_name, shape_of, with_attrs
+from lepton_tvm.ir.graph import (
+    Array,
+    Expr,
+    const_array,
+    constant,
+    dtype_of,
+    op_name,
+    shape_of,
+    with_attrs,
+)
 
 __all__ = [
     "LINEAR_OPS",
+    "bias_constant",
     "channel_axis",
     "input_channel_axis",
     "is_padded",
@@ -19,6 +29,7 @@ __all__ = [
     "scale_inputs",
     "scale_outputs",
     "shift_inputs",
+    "with_data",
 ]
 
 LINEAR_OPS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
@@ -102,6 +113,21 @@ def shift_inputs(call: Expr, shift: Array) -> Array | None:
     others = tuple(i for i in range(weight.ndim) if i != out)
     total: Array = (weight.astype(np.float64) * factors).sum(axis=others)
     return total
+
+
+def bias_constant(call: Expr, bias: Array) -> Expr:
+    """One value per output channel as canonical bias: [1,1,1,K] (or [1,K,1,1]), [N] for matmul."""
+    axis = channel_axis(call)
+    shape = [1] * len(shape_of(call)) if op_name(call) != "relax.matmul" else [1]
+    shape[min(axis, len(shape) - 1)] = -1
+    return constant(bias.reshape(shape), dtype_of(call))
+
+
+def with_data(call: Expr, data: Expr) -> Expr:
+    """`call` on other data."""
+    if op_name(call) == "relax.matmul":
+        return relax.op.matmul(data, call.args[1])
+    return with_attrs(call, [data, call.args[1]])
 
 
 def with_weight(call: Expr, weight: Array) -> Expr:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import tvm
+from tvm import relax
 
 from lepton_tvm.ir.graph import (
+    Expr,
     GraphBuilder,
     bindings_of,
     main_of,
@@ -35,7 +37,7 @@ class NameBindings:
         func = main_of(mod)
         builder = GraphBuilder(mod)
         builder.forget_names()
-        env = {}
+        env: dict[relax.Var, Expr] = {}
         changed = 0
         for binding in bindings_of(func):
             new = builder.emit(substitute(binding.value, env))

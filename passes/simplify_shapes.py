@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from tvm import relax
 
 from lepton_tvm.ir.graph import (
@@ -27,8 +28,12 @@ __all__ = [
     "moves_only_units",
     "pad_from_primfunc",
     "permute_axes",
+    "select_known",
+    "shape_to_constant",
+    "slice_from_take",
     "to_reshape",
     "widen_conv1d",
+    "widen_pool1d",
 ]
 
 
@@ -135,6 +140,63 @@ def keep_reduced_dims(g: GraphBuilder, call: Expr) -> Expr | None:
     if bool(call.attrs.keepdims) or len(shape_of(call.args[0])) != 4 or call.attrs.axis is None:
         return None
     return relax.op.reshape(with_attrs(call, keepdims=True), shape_of(call))
+
+
+def shape_to_constant(g: GraphBuilder, call: Expr) -> Expr | None:
+    """shape_to_tensor of a known shape -> an int64 constant."""
+    shape = g.value(call.args[0])
+    if op_name(shape) == "relax.shape_of":
+        return constant(np.array(shape_of(shape.args[0]), np.int64))
+    if isinstance(shape, relax.ShapeExpr):
+        return constant(np.array([int(d) for d in shape.values], np.int64))
+    return None
+
+
+def select_known(g: GraphBuilder, call: Expr) -> Expr | None:
+    """where(constant, a, b) with one answer everywhere -> a or b."""
+    condition = const_array(call.args[0])
+    if condition is None or not (np.all(condition) or not np.any(condition)):
+        return None
+    chosen = call.args[1] if np.all(condition) else call.args[2]
+    return chosen if shape_of(chosen) == shape_of(call) else None
+
+
+def slice_from_take(g: GraphBuilder, call: Expr) -> Expr | None:
+    """take of one constant position along an axis -> strided_slice and reshape."""
+    index = const_array(call.args[1])
+    data = call.args[0]
+    if index is None or index.size != 1 or call.attrs.axis is None:
+        return None
+    shape = shape_of(data)
+    axis = int(call.attrs.axis) % len(shape)
+    at = int(index.reshape(())) + (shape[axis] if index.reshape(()) < 0 else 0)
+    if not 0 <= at < shape[axis]:
+        return None
+    piece = relax.op.strided_slice(data, [axis], [at], [at + 1], [1])
+    return relax.op.reshape(piece, shape_of(call))
+
+
+def widen_pool1d(g: GraphBuilder, call: Expr) -> Expr | None:
+    """max_pool1d, avg_pool1d (NCW) -> reshape, the 2-d pool of height 1, reshape."""
+    attrs = call.attrs
+    if attrs.layout != "NCW" or attrs.out_layout not in ("NCW", "", None):
+        return None
+    n, c, w = shape_of(call.args[0])
+    left, right = (int(p) for p in attrs.padding)
+    two_d = {
+        "relax.nn.avg_pool1d": relax.op.nn.avg_pool2d,
+        "relax.nn.max_pool1d": relax.op.nn.max_pool2d,
+    }
+    pool = two_d[op_name(call)](
+        relax.op.reshape(call.args[0], (n, c, 1, w)),
+        pool_size=[1, int(attrs.pool_size[0])],
+        strides=[1, int(attrs.strides[0])],
+        padding=[0, left, 0, right],
+        dilation=[1, int(attrs.dilation[0])],
+        ceil_mode=bool(attrs.ceil_mode),
+        count_include_pad=bool(attrs.count_include_pad),
+    )
+    return relax.op.reshape(pool, shape_of(call))
 
 
 def widen_conv1d(g: GraphBuilder, call: Expr) -> Expr | None:
