@@ -33,6 +33,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
 def make_manifest(
     *,
     name: str,
+    variant: str | None = None,
     precision: str,
     inputs: Sequence[Mapping[str, Any]],
     outputs: Sequence[Mapping[str, Any]],
@@ -50,6 +51,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """The manifest of an artifact, complete and JSON-ready.
 
+    `name` is the model's, `variant` what was made of it (`float32`, `int8`, `pruned + int8`).
     `inputs` and `outputs` are dicts with `name`, `shape`, `dtype` and, where the tensor holds
     quantized numbers, `quantization`. `cpu_features` are names as /proc/cpuinfo writes them.
     `macs` counts multiply-adds of one run; `memory` is in bytes. The order of inputs is the order
@@ -59,6 +61,7 @@ def make_manifest(
         "format": FORMAT,
         "version": MANIFEST_VERSION,
         "name": name,
+        "variant": variant or precision,
         "precision": precision,
         "inputs": [_tensor(t) for t in inputs],
         "outputs": [_tensor(t) for t in outputs],

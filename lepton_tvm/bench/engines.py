@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def read_arrays(path: str) -> dict[str, Array]:
     """All arrays of a .npz file."""
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """A .npz file of arrays with any names (`numpy.savez` takes no array called "file")."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(array))
 
 
 def calibration_samples(job: Job) -> Iterator[dict[str, Array]]:
@@ -138,7 +147,7 @@ def _load_openvino(job: Job) -> Loaded:
     model = core.read_model(job.model)
     model.reshape({name: list(a.shape) for name, a in feed.items()})
     if job.precision == "int8":
-        import nncf
+        import nncf  # type: ignore[import-untyped]
 
         model = nncf.quantize(model, nncf.Dataset(list(calibration_samples(job))))
     config = {

@@ -11,9 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples
+from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples, write_arrays
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
 from lepton_tvm.bench.result import BenchResult, EngineTime
 from lepton_tvm.data import as_samples
@@ -63,7 +61,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="lepton_tvm_bench_") as folder, ExitStack() as stack:
         scratch = Path(folder)
         _write_calibration(source, calibration, scratch / "calibration", seed, report)
-        np.savez(scratch / "inputs.npz", **random_inputs(source.inputs, seed))
+        write_arrays(scratch / "inputs.npz", random_inputs(source.inputs, seed))
         engines: dict[str, EngineProcess] = {}
         ours = _compiled(source, precisions, target, scratch, report, say)
         for job in _jobs(ours, str(model), against, precisions, threads, scratch):
@@ -118,7 +116,7 @@ def _write_calibration(model: Model, spec: Any, folder: Path, seed: int, report:
     else:
         samples = iter(as_samples(spec, model.inputs))
     for index, sample in enumerate(islice(samples, _MOST_CALIBRATION)):
-        np.savez(folder / f"{index:06d}.npz", **dict(sample))
+        write_arrays(folder / f"{index:06d}.npz", sample)
 
 
 def _compiled(

@@ -251,7 +251,7 @@ def _insert(database: Database, rows: list[tuple[str, dict[str, Any]]]) -> int:
     added = 0
     with database.writing() as session:
         for name, table in _TABLES.items():
-            keys = [c.key for c in sa.inspect(table).primary_key]
+            keys = [str(c.key) for c in sa.inspect(table).primary_key]
             for row in (r for t, r in rows if t == name):
                 if session.get(table, tuple(row[k] for k in keys)) is None:
                     session.add(table(**row))

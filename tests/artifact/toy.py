@@ -30,7 +30,7 @@ def two_by_two() -> tuple[Any, list[Tensor], list[Tensor]]:
         [("a", (3,), "float32"), ("b", (3,), "float32")],
         lambda a, b: relax.Tuple([relax.op.add(a, b), relax.op.multiply(a, b)]),
     )
-    names = [("a", (3,), "float32"), ("b", (3,), "float32")]
+    names: list[Tensor] = [("a", (3,), "float32"), ("b", (3,), "float32")]
     return made, names, [("sum", (3,), "float32"), ("product", (3,), "float32")]
 
 

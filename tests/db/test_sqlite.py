@@ -140,7 +140,8 @@ def test_damaged_file_is_not_stored(db: Database, artifact: Path) -> None:
     artifact.write_bytes(artifact.read_bytes()[:-1])
     with pytest.raises(ArtifactError):
         db.add_artifact(artifact)
-    assert db.artifacts() == db.models() == []
+    assert db.artifacts() == []
+    assert db.models() == []
 
 
 def _tables(file: Path) -> list[str]:

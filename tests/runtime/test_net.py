@@ -37,7 +37,7 @@ def test_array_or_dict_in_array_out(net: runtime.Net) -> None:
 
 
 def test_several_outputs_come_by_name(pair: runtime.Net) -> None:
-    a, b = np.arange(3, dtype="float32"), np.float32([4, 5, 6])
+    a, b = np.arange(3, dtype="float32"), np.array([4, 5, 6], "float32")
     out = pair({"b": b, "a": a})
     assert list(out) == ["sum", "product"]
     np.testing.assert_array_equal(out["sum"], a + b)
