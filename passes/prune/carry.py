@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from tvm import relax
 
@@ -23,9 +23,9 @@ def rigid(expr: Expr) -> Labels:
     return (None,) * len(shape_of(expr))
 
 
-def labels_of(flow: Flow, expr: Expr) -> Any:
-    """Labels of an argument: those of its variable, else rigid."""
-    return flow.values[expr] if isinstance(expr, relax.Var) else rigid(expr)
+def labels_of(flow: Flow, expr: Expr) -> Labels:
+    """Labels of a tensor argument: those of its variable, else rigid."""
+    return cast(Labels, flow.values[expr]) if isinstance(expr, relax.Var) else rigid(expr)
 
 
 def is_tensor(expr: Expr) -> bool:
@@ -40,11 +40,14 @@ def fix_all(flow: Flow, var: Expr, reason: str) -> None:
             flow.atoms.fix(one, reason)
 
 
-def unknown(flow: Flow, var: Expr, call: Expr) -> Any:
-    """The rule of every op without one: all channels that reach it stay."""
+def unknown(flow: Flow, var: Expr, call: Expr) -> Labels:
+    """The rule of every op without one: all channels that reach it stay.
+
+    (The labels of a tuple value come back as a tuple of them, as in `Flow.values`.)
+    """
     what = op_name(call) or short_op(call)
     for arg in argument_vars(call):
         fix_all(flow, arg, f"reaches '{var.name}' ({what}), which is not known to channel pruning")
     if isinstance(call.ty, relax.TupleType):
-        return tuple((None,) * len(t.shape) for t in call.ty.fields)
+        return cast(Labels, tuple((None,) * len(t.shape) for t in call.ty.fields))
     return rigid(call) if is_tensor(call) else ()

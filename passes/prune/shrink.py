@@ -16,11 +16,13 @@ from lepton_tvm.ir.graph import (
     bindings_of,
     const_array,
     constant,
-    definitions,
+    consumers,
     main_of,
     op_name,
-    rewrite,
+    output_of,
     shape_of,
+    substitute,
+    with_attrs,
 )
 from lepton_tvm.passes.prune.carry import ints
 from lepton_tvm.passes.prune.labels import Axis, Flow, Ints, Labels
@@ -28,17 +30,15 @@ from lepton_tvm.passes.prune.labels import Axis, Flow, Ints, Labels
 __all__ = ["Arrays", "kernels", "shrink"]
 
 Arrays: TypeAlias = Mapping[Expr, Array]
-"""Variable of a convolution or dense call -> its kernel."""
+"""Variable of a convolution or dense call -> an array that belongs to it."""
 
 
 def kernels(mod: tvm.IRModule, flow: Flow) -> dict[Expr, Array]:
     """The kernel of every weight of `flow`, by the variable of its call."""
     wanted = {w.var for w in flow.weights}
-    found = {}
-    for binding in bindings_of(main_of(mod)):
-        if binding.var in wanted:
-            found[binding.var] = const_array(binding.value.args[1])
-    return {var: array for var, array in found.items() if array is not None}
+    made = ((b.var, b.value) for b in bindings_of(main_of(mod)) if b.var in wanted)
+    arrays = ((var, const_array(value.args[1])) for var, value in made)
+    return {var: array for var, array in arrays if array is not None}
 
 
 def shrink(
@@ -52,136 +52,145 @@ def shrink(
     """`mod` without the `removed` atoms (representatives) of `flow`; `mod` itself is untouched.
 
     `replaced` gives other kernels (in the old shape) and `offsets` a vector per output channel (old
-    width) to add to the result of a convolution or dense layer; both by the variable of the call.
+    width) to add to the result of a convolution or dense layer, into its bias where it has one;
+    both by the variable of the call.
     """
-    cut = _Cut(definitions(main_of(mod)), flow, removed, replaced or {}, offsets or {})
-    return rewrite(mod, cut)[0]
+    func = main_of(mod)
+    cut = _Cut(flow, removed, _all_replaced(mod, replaced or {}, offsets or {}))
+    loose = {v: a for v, a in (offsets or {}).items() if _bias(mod, v) is None}
+    builder = GraphBuilder(mod)
+    env: dict[Expr, Expr] = {}
+    for binding in bindings_of(func):
+        value = cut.value(binding.var, binding.value, substitute(binding.value, env))
+        env[binding.var] = builder.emit(value, binding.var.name)
+        if binding.var in loose:
+            shift = cut.vector(binding.var, loose[binding.var])
+            env[binding.var] = builder.emit(relax.op.add(env[binding.var], shift))
+    return builder.finish(substitute(output_of(func), env))
+
+
+def _bias(mod: tvm.IRModule, var: Expr) -> tuple[Expr, int] | None:
+    """(variable, argument index) of the bias that is added to `var`, and to nothing else."""
+    readers = consumers(main_of(mod))[var]
+    if len(readers) != 1 or op_name(readers[0].value) != "relax.add":
+        return None
+    width = shape_of(var)[-1]
+    for index, arg in enumerate(readers[0].value.args):
+        array = const_array(arg)
+        if array is not None and array.size == width == array.shape[-1]:
+            return readers[0].var, index
+    return None
+
+
+def _all_replaced(
+    mod: tvm.IRModule, replaced: Arrays, offsets: Arrays
+) -> dict[tuple[Expr, int], Array]:
+    """New constants by (variable, argument index): kernels, and biases with their offset."""
+    values = {b.var: b.value for b in bindings_of(main_of(mod))}
+    found = {(var, 1): array for var, array in replaced.items()}
+    for var, offset in offsets.items():
+        bias = _bias(mod, var)
+        array = None if bias is None else const_array(values[bias[0]].args[bias[1]])
+        if bias is not None and array is not None:
+            found[bias] = array + offset.reshape(array.shape).astype(array.dtype)
+    return found
 
 
 class _Cut:
-    """The visitor of `shrink`."""
+    """How one binding looks after the cut."""
 
     def __init__(
-        self,
-        old: Mapping[Expr, Expr],
-        flow: Flow,
-        removed: Ints,
-        replaced: Arrays,
-        offsets: Arrays,
+        self, flow: Flow, removed: Ints, replaced: Mapping[tuple[Expr, int], Array]
     ) -> None:
-        self._old, self._flow, self._removed = old, flow, removed
-        self._replaced, self._offsets = replaced, offsets
+        self._flow, self._removed, self._replaced = flow, removed, replaced
+        self._depthwise = {w.var for w in flow.weights if w.depthwise}
 
-    def __call__(self, builder: GraphBuilder, var: Expr, value: Expr) -> Expr | None:
+    def value(self, var: Expr, old: Expr, value: Expr) -> Expr:
+        """`value` (which reads the new variables) with its constants and options cut to size."""
         if not isinstance(value, tvm.ir.Call):
-            return None
+            return value
         name = op_name(value)
         if name in ("relax.reshape", "relax.squeeze"):
-            return self._reshape(var, value, name)
+            return self._reshape(var, old, value)
         if name == "relax.split":
-            return self._split(builder, var, value)
+            return self._split(var, value)
         if name == "relax.strided_slice":
-            return self._slice(var, value)
-        call = self._constants(var, value)
-        if name.startswith("relax.nn.conv") and (var, 1) in self._flow.constants:
-            call = self._groups(var, call, name)
-        if var not in self._offsets:
-            return None if call is value else call
-        return self._offset(builder, var, call)
+            return self._slice(var, old, value)
+        args = [self._constant(var, i, a) for i, a in enumerate(value.args)]
+        if var in self._depthwise:  # as many groups as the input has channels left
+            return with_attrs(value, args, groups=self._groups(var, old))
+        if all(a is b for a, b in zip(args, value.args, strict=True)):
+            return value
+        return tvm.ir.Call(value.op, args, value.attrs, value.ty_args)
 
-    def _kept(self, axis: Any) -> Any:
+    def vector(self, var: Expr, array: Array) -> Expr:
+        """A constant to add to `var`: one float32 per output channel that is left."""
+        labels: Any = self._flow.values[var]
+        channel = next(i for i, axis in enumerate(labels) if axis is not None)
+        shape = [-1 if i == channel else 1 for i in range(len(labels))]
+        return constant(self._cut(array, (labels[channel],)).reshape(shape), "float32")
+
+    def _kept(self, axis: Ints) -> Ints:
         """Positions of `axis` that stay."""
         return np.flatnonzero(~np.isin(self._flow.atoms.roots(axis), self._removed))
 
-    def _size(self, axis: Axis, size: int) -> int:
+    def _size(self, axis: Axis, size: int = 0) -> int:
         return size if axis is None else int(self._kept(axis).size)
 
-    def _slice_array(self, array: Array, labels: Labels) -> Array:
+    def _cut(self, array: Array, labels: Labels) -> Array:
         for position, axis in enumerate(labels):
             if axis is not None:
                 array = np.take(array, self._kept(axis), axis=position)
         return array
 
-    def _constants(self, var: Expr, call: Expr) -> Expr:
-        args = list(call.args)
-        for index, arg in enumerate(args):
-            labels = self._flow.constants.get((var, index))
-            array = None if labels is None else const_array(arg)
-            if labels is None or array is None:
-                continue
-            new = self._replaced[var] if index == 1 and var in self._replaced else array
-            new = self._slice_array(new, labels)
-            if new.shape != array.shape or var in self._replaced:
-                args[index] = constant(new, str(array.dtype))
-        if all(a is b or a.same_as(b) for a, b in zip(args, call.args, strict=True)):
-            return call
-        return tvm.ir.Call(call.op, args, call.attrs, call.ty_args)
+    def _constant(self, var: Expr, index: int, arg: Expr) -> Expr:
+        labels = self._flow.constants.get((var, index))
+        array = None if labels is None else const_array(arg)
+        if labels is None or array is None:
+            return arg
+        made = self._cut(self._replaced.get((var, index), array), labels)
+        if (var, index) not in self._replaced and made.shape == array.shape:
+            return arg
+        return constant(made, str(array.dtype))
 
-    def _groups(self, var: Expr, call: Expr, name: str) -> Expr:
-        """A depthwise convolution has as many groups as its input has channels left."""
-        attrs = call.attrs
-        depthwise = any(w.depthwise and w.var.same_as(var) for w in self._flow.weights)
-        channels = shape_of(call.args[0])[str(attrs.data_layout).index("C")]
-        if not depthwise or int(attrs.groups) == channels:
-            return call
-        make = getattr(relax.op.nn, name.rsplit(".", 1)[1])
-        return make(
-            call.args[0],
-            call.args[1],
-            strides=ints(attrs.strides),
-            padding=ints(attrs.padding),
-            dilation=ints(attrs.dilation),
-            groups=channels,
-            data_layout=str(attrs.data_layout),
-            kernel_layout=str(attrs.kernel_layout),
-            out_layout=str(attrs.out_layout),
-            out_dtype=str(attrs.out_dtype) if attrs.out_dtype else None,
-        )
+    def _groups(self, var: Expr, old: Expr) -> int:
+        made: Any = next(w.read for w in self._flow.weights if w.var.same_as(var))
+        groups = int(old.attrs.groups)
+        return groups if made is None else groups * self._size(made) // len(made)
 
-    def _offset(self, builder: GraphBuilder, var: Expr, call: Expr) -> Expr:
-        labels = self._flow.values[var]
-        channel = [i for i, axis in enumerate(labels) if axis is not None][-1]
-        shape = [1] * len(labels)
-        vector = self._slice_array(self._offsets[var], (labels[channel],))  # type: ignore[arg-type]
-        shape[channel] = vector.size
-        made = builder.emit(call, var.name)
-        return relax.op.add(made, constant(vector.reshape(shape).astype("float32")))
-
-    def _reshape(self, var: Expr, call: Expr, name: str) -> Expr | None:
-        labels, old = self._flow.values[var], shape_of(var)
-        new = [self._size(a, s) for a, s in zip(labels, old, strict=True)]  # type: ignore[arg-type]
-        if tuple(new) == old:
-            return None
-        if name == "relax.reshape":
-            return relax.op.reshape(call.args[0], new)
-        axes = call.attrs.axis
-        if axes is not None:
-            return None
-        # squeeze of all axes of size 1: name them, so that a width of 1 is not swallowed
-        before = shape_of(call.args[0])
-        return relax.op.squeeze(call.args[0], [i for i, s in enumerate(before) if s == 1])
-
-    def _split(self, builder: GraphBuilder, var: Expr, call: Expr) -> Expr | None:
+    def _reshape(self, var: Expr, old: Expr, value: Expr) -> Expr:
         labels: Any = self._flow.values[var]
-        axis = int(call.attrs.axis) % len(labels[0])
-        if all(part[axis] is None for part in labels):
-            return None
-        sizes = [self._size(part[axis], 0) for part in labels]
-        return relax.op.split(call.args[0], np.cumsum(sizes)[:-1].tolist(), axis=axis)
+        new = [self._size(a, s) for a, s in zip(labels, shape_of(var), strict=True)]
+        if tuple(new) == shape_of(var):
+            return value
+        if op_name(value) == "relax.reshape":
+            return relax.op.reshape(value.args[0], new)
+        # squeeze: name the axes, so that a width that became 1 is not swallowed
+        before = shape_of(old.args[0])
+        named = old.attrs.axis
+        axes = [i for i, s in enumerate(before) if s == 1] if named is None else list(ints(named))
+        return relax.op.squeeze(value.args[0], axes)
 
-    def _slice(self, var: Expr, call: Expr) -> Expr | None:
-        old = self._old[var]
+    def _split(self, var: Expr, value: Expr) -> Expr:
+        labels: Any = self._flow.values[var]
+        axis = int(value.attrs.axis) % len(labels[0])
+        if any(part[axis] is None for part in labels):
+            return value
+        ends = np.cumsum([self._size(part[axis]) for part in labels])
+        return relax.op.split(value.args[0], ends[:-1].tolist(), axis=axis)
+
+    def _slice(self, var: Expr, old: Expr, value: Expr) -> Expr:
         before: Any = self._flow.values.get(old.args[0], ())
         after: Any = self._flow.values[var]
-        if len(call.args) < 4 or all(axis is None for axis in after):
-            return None
-        axes, begins, ends = (list(ints(call.args[i])) for i in (1, 2, 3))
-        steps = list(ints(call.args[4])) if len(call.args) > 4 else [1] * len(axes)
+        if len(value.args) < 4 or all(axis is None for axis in after):
+            return value
+        axes, begins, ends = (list(ints(value.args[i])) for i in (1, 2, 3))
+        steps = list(ints(value.args[4])) if len(value.args) > 4 else [1] * len(axes)
         for k, axis in enumerate(a % len(after) for a in axes):
             if after[axis] is None:
                 continue
             size = len(before[axis])
             start = max(0, begins[k] + size if begins[k] < 0 else begins[k])
-            begins[k] = self._size(before[axis][:start], 0)
-            ends[k] = begins[k] + self._size(after[axis], 0)
-        return relax.op.strided_slice(call.args[0], axes, begins, ends, steps)
+            begins[k] = self._size(before[axis][:start])
+            ends[k] = begins[k] + self._size(after[axis])
+        return relax.op.strided_slice(value.args[0], axes, begins, ends, steps)

@@ -72,9 +72,14 @@ class ChannelPruning:
         """The smaller module and what became of every group."""
         return self.apply(mod, self.plan(mod))
 
-    def plan(self, mod: tvm.IRModule, scores: Scores | None = None) -> Plan:
-        """Choose the channels; `scores` (group name -> one per atom) replaces the weight norms."""
-        flow = propagate(mod)
+    def plan(
+        self, mod: tvm.IRModule, flow: Flow | None = None, scores: Scores | None = None
+    ) -> Plan:
+        """Choose the channels; `scores` (group name -> one per atom) replaces the weight norms.
+
+        `flow` is what `propagate(mod)` gave, when that is at hand.
+        """
+        flow = propagate(mod) if flow is None else flow
         groups = find_groups(flow)
         if scores is None:
             arrays = kernels(mod, flow)
