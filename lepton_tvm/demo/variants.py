@@ -14,8 +14,8 @@ from lepton_tvm.quantization import quantize
 
 __all__ = ["PRUNE_RATIO", "build_variants"]
 
-#: The share of channels that the pruned variant loses.
-PRUNE_RATIO = 0.5
+#: The share of all channels, ranked together, that the pruned variant loses.
+PRUNE_RATIO = 0.25
 
 
 def build_variants(
@@ -34,12 +34,13 @@ def build_variants(
     samples = calibration()
     notify("compiling float32")
     build(model, target=target, db=db)
-    notify("quantizing with 128 pictures")
+    notify(f"quantizing with {len(samples['input'])} pictures")
     quantized = quantize(model, samples)
     notify("compiling int8")
     build(quantized, target=target, db=db)
     notify(f"removing {ratio:.0%} of the channels, quantizing what is left")
-    pruned = quantize(compress(model, method="channels", ratio=ratio), samples)
+    pruned = compress(model, method="channels", ratio=ratio, scope="global")
+    smaller = quantize(pruned, samples)
     notify("compiling pruned + int8")
-    build(pruned, target=target, db=db)
+    build(smaller, target=target, db=db)
     return model
