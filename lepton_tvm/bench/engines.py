@@ -158,7 +158,7 @@ def _load_openvino(job: Job) -> Loaded:
     }
     request = core.compile_model(model, "CPU", config).create_infer_request()
     for name, array in feed.items():
-        request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+        request.set_tensor(name, ov.Tensor(array, shared_memory=False))
     return Loaded(_timed(request.infer), ov.__version__.split("-")[0], _dispatching())
 
 

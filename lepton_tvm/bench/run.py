@@ -144,7 +144,7 @@ def _compiled(
                 # The data was checked when it was written, so this is about the model.
                 report.append(f"left out: engine {OURS} (int8): {e}")
                 continue
-        compile_model(variant, target=target, output=path)
+        compile_model(variant, target=target, output=path, db=False)
         paths[precision] = path
     return paths
 
