@@ -277,7 +277,7 @@ def _as_row(index: int, row: Any, inputs: Sequence[TensorInfo]) -> Mapping[str, 
     if _is_array(row) and len(inputs) == 1:
         return {inputs[0].name: row}
     raise InputError(
-        f"sample {index} is a {type(row).__name__}, not a dict of input name -> array "
+        f"sample {index} is of type {type(row).__name__}, not a dict of input name -> array "
         f"with the inputs {_names(t.name for t in inputs)}"
     )
 
@@ -290,7 +290,9 @@ def _convert(where: str, info: TensorInfo, value: Any) -> Array:
             f"{where}: '{info.name}' has shape {list(array.shape)}, the model takes "
             f"{list(info.shape)}"
         )
-    if array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, wanted, "same_kind"):
+    both_integer = array.dtype.kind in "iu" and wanted.kind in "iu"
+    alike = both_integer or array.dtype.kind == wanted.kind
+    if not alike or not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(
             f"{where}: '{info.name}' has dtype {array.dtype}, the model takes {wanted}; "
             f"convert it with .astype('{wanted}') if that is what you mean"

@@ -305,7 +305,7 @@ def _general_reason(op: str, call: g.Expr) -> str:
     other = sorted(dtypes - {"float32"})
     if other:
         return f"{'/'.join(other)} data, only float32 is quantized"
-    if op in (*ops.ELEMENTWISE, *ops.PASSTHROUGH):
+    if op in ops.ELEMENTWISE or ops.passes_through(call):
         return "not fed by an int8 kernel"
     return f"{op} is not in the int8 set"
 

@@ -43,10 +43,13 @@ _BIAS_MAX = 2**29  # leaves the accumulator three quarters of int32
 
 @dataclass(frozen=True)
 class QParams:
-    """Scale (a float32 value) and zero point (0..255) of one uint8 activation tensor."""
+    """Scale (rounded to float32) and zero point (0..255) of one uint8 activation tensor."""
 
     scale: float
     zero_point: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", float(np.float32(self.scale)))
 
     @property
     def low(self) -> float:
