@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -14,15 +15,17 @@ from lepton_tvm.ir.graph import (
     Expr,
     GraphBuilder,
     bindings_of,
+    dtype_of,
     is_constant,
     main_of,
     op_name,
     rewrite,
+    shape_of,
 )
 from lepton_tvm.passes import simplify_arithmetic as arithmetic
 from lepton_tvm.passes import simplify_shapes as shapes
 from lepton_tvm.passes.base import PassReport, Skipped
-from lepton_tvm.passes.constant_folding import fold_constant_call
+from lepton_tvm.passes.constant_folding import MAX_FOLDED_BYTES, fold_constant_call
 
 __all__ = ["RULES", "Canonicalize"]
 
@@ -108,10 +111,11 @@ class Canonicalize:
         changed = 0
         for _ in range(_MAX_ROUNDS):
             mod, count = rewrite(mod, _visit)
-            if count == 0 and _has_constant_call(mod):
-                folded = relax.transform.FoldConstant()(mod)
-                mod, count = rewrite(folded, lambda g, var, value: None)
-                count = int(not _has_constant_call(mod))
+            constant_calls = _constant_calls(mod) if count == 0 else []
+            if constant_calls and max(map(_bytes, constant_calls)) <= MAX_FOLDED_BYTES:
+                folded = relax.transform.FoldConstant()(mod)  # compiles each; rarely needed
+                mod, _ = rewrite(folded, lambda g, var, value: None)
+                count = int(len(_constant_calls(mod)) < len(constant_calls))
             if count == 0:
                 return mod, PassReport(self.name, changed, skipped=_unrecognised(mod))
             changed += count
@@ -149,7 +153,9 @@ def _item(g: GraphBuilder, item: Expr) -> Expr | None:
     return None
 
 
-def _has_constant_call(mod: tvm.IRModule) -> bool:
+def _constant_calls(mod: tvm.IRModule) -> list[Expr]:
+    """The calls whose tensor arguments are all constant: no NumPy rule knows them."""
+    found = []
     for binding in bindings_of(main_of(mod)):
         value = binding.value
         if not isinstance(value, tvm.ir.Call):
@@ -157,8 +163,15 @@ def _has_constant_call(mod: tvm.IRModule) -> bool:
         args = value.args[1].fields if op_name(value).startswith("call_tir:") else value.args
         tensors = [a for a in args if is_constant(a) or isinstance(a, relax.Var | relax.Tuple)]
         if tensors and all(is_constant(a) for a in tensors):
-            return True
-    return False
+            found.append(value)
+    return found
+
+
+def _bytes(call: Expr) -> int:
+    ty = call.ty
+    if isinstance(ty, tvm.ir.TupleType):
+        return 0
+    return int(np.prod(shape_of(call), dtype=np.int64)) * np.dtype(dtype_of(call)).itemsize
 
 
 def _unrecognised(mod: tvm.IRModule) -> tuple[Skipped, ...]:

@@ -15,6 +15,7 @@ from lepton_tvm.ir.graph import (
     dtype_of,
     is_constant,
     op_name,
+    same_structure,
     scalar_of,
     shape_of,
 )
@@ -64,11 +65,7 @@ def merge_bounds(g: GraphBuilder, call: Expr) -> Expr | None:
         low, high = (min(max(v, outer.low), outer.high) for v in (inner.low, inner.high))
         data = inner.data
     made = bounded(Bounds(data, low, high))
-    if inner is None and op_name(made) == op_name(call) and made.args[0] is call.args[0]:
-        return None
-    if inner is None and op_name(made) == op_name(call) and made.args[0].same_as(call.args[0]):
-        return None
-    return made
+    return None if same_structure(g.typed(made), call) else made
 
 
 def constant_to_the_right(g: GraphBuilder, call: Expr) -> Expr | None:
