@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
 
 from lepton_tvm.frontend.resize import constant_of as _constant
 from lepton_tvm.frontend.resize import resize, upsample
@@ -215,6 +216,31 @@ def max_roi_align(
     return None
 
 
+def slice_by_attributes(
+    bb: relax.BlockBuilder, inputs: list[Any], attrs: dict[str, Any], opset: int
+) -> relax.Expr | None:
+    """`Slice` before opset 10, when its bounds were attributes."""
+    if opset >= 10:
+        return None
+    shape = _shape(inputs[0])
+    axes = [int(axis) % len(shape) for axis in attrs.get("axes", range(len(attrs["starts"])))]
+    ranges = [
+        slice(int(start), int(end)).indices(shape[axis])
+        for start, end, axis in zip(attrs["starts"], attrs["ends"], axes, strict=True)
+    ]
+    begins, ends = [r[0] for r in ranges], [r[1] for r in ranges]
+    return relax.op.strided_slice(inputs[0], axes, begins, ends, [1] * len(axes))
+
+
+def top_k(
+    bb: relax.BlockBuilder, inputs: list[Any], attrs: dict[str, Any], opset: int
+) -> relax.Expr | None:
+    """`TopK` of opset 10, whose count is an input already; TVM reads an attribute until 11."""
+    if opset != 10:
+        return None
+    return onnx_frontend.TopK.get_converter(11)(bb, inputs, attrs, [{}, {}])
+
+
 CONVERTERS: dict[str, Converter] = {
     "Celu": celu,
     "Clip": clip,
@@ -225,7 +251,9 @@ CONVERTERS: dict[str, Converter] = {
     "Pow": power,
     "Resize": resize,
     "RoiAlign": max_roi_align,
+    "Slice": slice_by_attributes,
     "Tile": tile,
+    "TopK": top_k,
     "Upsample": upsample,
 }
 """ONNX operator -> converter, tried before TVM's own."""

@@ -116,7 +116,7 @@ def _bytes_of(tensor: onnx.TensorProto) -> int | None:
         return None
     if tensor.data_type in _PACKED:
         return None
-    return math.prod(tensor.dims) * int(itemsize)
+    return int(math.prod(tensor.dims) * itemsize)
 
 
 _PACKED = frozenset({21, 22, 23, 25, 26})

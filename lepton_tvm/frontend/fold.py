@@ -72,7 +72,8 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if attribute is None:
         return None
     if attribute.name == "value":
-        return attribute.t
+        tensor: onnx.TensorProto = attribute.t
+        return tensor
     values: dict[str, Any] = {
         "value_float": lambda: np.float32(attribute.f),
         "value_floats": lambda: np.array(attribute.floats, dtype=np.float32),

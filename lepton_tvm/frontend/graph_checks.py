@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,12 +41,21 @@ def check_graph(model: onnx.ModelProto, path: str) -> None:
             "export the model again with one of these"
         )
     _check_names(model.graph, path)
+    # The checker wants a shape on every input and output; files without them run everywhere else.
+    types = [v.type for v in (*model.graph.input, *model.graph.output)]
+    tensors = [t.tensor_type for t in types if t.HasField("tensor_type")]
+    bare = [tensor for tensor in tensors if not tensor.HasField("shape")]
+    for type_ in bare:
+        type_.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ModelError(
             f"cannot import '{path}': the graph is not valid ONNX: {_first_lines(str(error))}"
         ) from None
+    finally:
+        for type_ in bare:
+            type_.ClearField("shape")
 
 
 def _check_names(graph: onnx.GraphProto, path: str) -> None:
@@ -97,7 +106,7 @@ def check_weights(model: onnx.ModelProto, path: str) -> None:
         )
 
 
-def _float_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[np.generic]]]:
+def _float_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[Any]]]:
     from onnx import TensorProto, numpy_helper
 
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -115,7 +124,7 @@ def _float_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[np.g
                 yield node.output[0], np.asarray(values, dtype=np.float32)
 
 
-def _non_finite(values: NDArray[np.generic], consumers: set[str]) -> str | None:
+def _non_finite(values: NDArray[Any], consumers: set[str]) -> str | None:
     """What is wrong with the values of one constant, if anything."""
     if values.size == 0:
         return None

@@ -133,7 +133,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         if value is None:
             return relax.const(0)
         if isinstance(value, relax.ShapeExpr):
-            return relax.const(np.array([int(dim) for dim in value.values], dtype="int64"))
+            return relax.const(np.array([int(dim) for dim in value.values]), "int64")
         return value
 
 
@@ -160,4 +160,5 @@ def _reason(error: BaseException) -> str:
         return f"its converter failed with {type(error).__name__}"
     text = lines[-1] if lines[0].startswith("Check failed") and len(lines) > 1 else lines[0]
     text = re.sub(r"^.*Check failed: .*? is false: ?", "", text)
+    text = re.sub(r"T\.int64\((-?\d+)\)", r"\1", text)
     return text or f"its converter failed with {type(error).__name__}"

@@ -16,7 +16,7 @@ from lepton_tvm.frontend.graph_checks import (
 )
 from lepton_tvm.frontend.input_shapes import check_shapes_argument, fix_input_shapes, user_inputs
 from lepton_tvm.frontend.model_file import is_model_file, read_model_file
-from lepton_tvm.frontend.operators import UnsupportedModelError, unsupported_nodes
+from lepton_tvm.frontend.operators import UnsupportedModelError, node_label, unsupported_nodes
 from lepton_tvm.frontend.prepare import inline_functions, resolve_attributes
 from lepton_tvm.frontend.slimming import slim
 from lepton_tvm.frontend.source import Source, checked_file, read_onnx
@@ -85,9 +85,11 @@ def _import(source: Source, shapes: Mapping[str, tuple[int, ...]], name: str) ->
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     names = [value.name for value in inputs], [value.name for value in proto.graph.output]
+    labels = {output: node_label(node) for node in proto.graph.node for output in node.output}
     folded = fold_constants(proto)
     resolve_attributes(proto)
     proto, note = slim(proto)
+    _restore_names(proto, labels)
     folded += fold_constants(proto)
     resolve_attributes(proto)
     _refuse_unsupported(proto, known, path)
@@ -97,6 +99,14 @@ def _import(source: Source, shapes: Mapping[str, tuple[int, ...]], name: str) ->
     if opset > NEWEST_TESTED_OPSET:
         notes.append(f"opset {opset} is newer than {NEWEST_TESTED_OPSET}, the newest one tested")
     return _canonical(module, names, name, sha256, shapes, notes)
+
+
+def _restore_names(proto: onnx.ModelProto, labels: Mapping[str, str]) -> None:
+    """Give nodes that the simplifier renamed the names their outputs were made under."""
+    known = set(labels.values())
+    for node in proto.graph.node:
+        if node.name not in known and node.output:
+            node.name = labels.get(node.output[0], node.name)
 
 
 def _refuse_unsupported(proto: onnx.ModelProto, known: frozenset[str], path: str) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 __all__ = ["SerializedModule", "join_module", "split_module"]
 
 # TVM writes a tensor as the base64 of: magic, 0, device (type, id), ndim, dtype (code, bits,
-# lanes), the dims, the number of bytes, the bytes. A quote inside of a JSON string is escaped, so
-# this pattern cannot match in one.
-_TENSOR = re.compile(r'"type":\s*"ffi\.Tensor",\s*"data":\s*"([A-Za-z0-9+/=]*)"')
+# lanes), the dims, the number of bytes, the bytes; a slash is written with a backslash before it.
+# A quote inside of a JSON string is escaped, so this pattern cannot match in one.
+_TENSOR = re.compile(r'"type":\s*"ffi\.Tensor",\s*"data":\s*"([A-Za-z0-9+/=\\]*)"')
 _HOLE = re.compile(r'"type":\s*"ffi\.Tensor",\s*"data":\s*"weight:(\d+)"')
 _HEAD = struct.Struct("<QQiiiBBH")
 _MAGIC = 0xDD5E40F096B4A13F
@@ -51,7 +51,7 @@ def split_module(module: Any, write: Callable[[int, bytes], None]) -> Serialized
     pieces: list[str] = []
     position = 0
     for match in _TENSOR.finditer(whole):
-        dtype, array = _decode(base64.b64decode(whole[match.start(1) : match.end(1)]))
+        dtype, array = _decode(base64.b64decode(match.group(1).replace("\\", "")))
         stream = io.BytesIO()
         np.lib.format.write_array(stream, array, allow_pickle=False)
         write(len(weights), stream.getvalue())

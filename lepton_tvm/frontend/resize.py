@@ -70,8 +70,8 @@ def resize(
         raise ValueError(f"Resize changes batch or channels, {shape} to {sizes}; only 2-D resizing")
     if sizes == shape and mode != b"tf_crop_and_resize":
         return x
-    region = None if roi is None else relax.const(roi.astype("float32"))
-    ready = onnx_frontend.onnx_input([x, region, None, relax.const(np.array(sizes, "int64"))])
+    region = None if roi is None else relax.const(roi, "float32")
+    ready = onnx_frontend.onnx_input([x, region, None, relax.const(np.array(sizes), "int64")])
     converter = onnx_frontend.Resize.get_converter(max(opset, 18))
     return converter(bb, ready, attrs, [{}, {}])
 
