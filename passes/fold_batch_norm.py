@@ -148,8 +148,8 @@ def _fold_forward(g: GraphBuilder, var: relax.Var, call: Expr) -> Expr | None:
     bias = shift_inputs(call, constants)
     if bias is None or op_name(inner) in LINEAR_OPS:  # the bias of an op stays with it
         return None
-    conv = g.emit(with_data(call, before.args[0]), var.name)
-    return relax.op.add(conv, bias_constant(conv, bias))
+    unshifted = g.typed(with_data(call, before.args[0]))
+    return relax.op.add(g.emit(unshifted, var.name), bias_constant(unshifted, bias))
 
 
 def _input_constant(before: Expr, call: Expr) -> Array | None:

@@ -214,8 +214,13 @@ def _pad_pixels(g: GraphBuilder, data: Expr, padding: list[int], value: float) -
     """Pad H and W with `value`: as bytes, before the cast, when a byte can hold it."""
     top, left, bottom, right = padding
     widths = [0, 0, top, bottom, left, right, 0, 0]
-    cast = g.single_use(data) or data
-    if op_name(cast) != "relax.astype" or value != round(value) or not 0 <= value <= 255:
+    cast = g.single_use(data)
+    if (
+        cast is None
+        or op_name(cast) != "relax.astype"
+        or value != round(value)
+        or not 0 <= value <= 255
+    ):
         return g.emit(relax.op.nn.pad(data, widths, pad_value=value))
     padded = g.emit(relax.op.nn.pad(cast.args[0], widths, pad_value=value))
     return g.emit(relax.op.astype(padded, dtype_of(cast)))

@@ -122,7 +122,10 @@ def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
     for binding in bindings_of(main_of(mod)):
         value, kind = binding.value, op_name(binding.value)
         if _is_spatial_nchw(value):
-            skipped.append(Skipped(kind, binding.var.name, "its weight or layout is unusual"))
+            reason = "its weight is not constant"
+            if kind != "relax.nn.conv2d_transpose":
+                reason = f"its layouts are not NCHW and OIHW: {value.attrs}"
+            skipped.append(Skipped(kind, binding.var.name, reason))
         elif kind in ("relax.nn.conv3d", "relax.nn.conv3d_transpose", "relax.nn.conv1d"):
             reason = f"{len(shape_of(value))}-dimensional data has no channels-last form here"
             skipped.append(Skipped(kind, binding.var.name, reason))
