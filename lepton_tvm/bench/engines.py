@@ -21,7 +21,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What one process shall run: files of the model, of one input and of calibration inputs."""
+    """What one process shall run, and on which CPUs.
+
+    `model` and `inputs` are files, `calibration` and `scratch` folders.
+    """
 
     engine: str
     precision: str
@@ -30,6 +33,7 @@ class Job:
     calibration: str
     threads: int
     scratch: str
+    cpus: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""

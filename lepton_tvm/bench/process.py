@@ -23,7 +23,7 @@ class EngineFailed(LeptonError, RuntimeError):
 class EngineProcess:
     """One engine with the model loaded, in a process of its own; a context manager."""
 
-    def __init__(self, job: Job, affinity: set[int]) -> None:
+    def __init__(self, job: Job) -> None:
         self.job = job
         self._log = Path(job.scratch) / "stderr.txt"
         with self._log.open("wb") as log:
@@ -34,8 +34,6 @@ class EngineProcess:
                 stderr=log,
                 text=True,
                 env=_environment(),
-                # The compiler may have pinned the parent to one core.
-                preexec_fn=lambda: os.sched_setaffinity(0, affinity),
             )
         try:
             told = self._ask(job.to_json())

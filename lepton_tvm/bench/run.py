@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples, write_arrays
+from lepton_tvm.bench.engines import ENGINES, Job, read_arrays, write_arrays
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
 from lepton_tvm.bench.result import BenchResult, EngineTime
 from lepton_tvm.data import as_samples
@@ -53,7 +53,7 @@ def bench(
     say = progress or (lambda _text: None)
     _check(against, threads, precisions)
     # Read now: compiling may leave this process pinned to one core.
-    affinity = os.sched_getaffinity(0)
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
     from lepton_tvm.frontend import load_model
 
     source = load_model(model, shapes=shapes)
@@ -64,10 +64,10 @@ def bench(
         write_arrays(scratch / "inputs.npz", random_inputs(source.inputs, seed))
         engines: dict[str, EngineProcess] = {}
         ours = _compiled(source, precisions, target, scratch, report, say)
-        for job in _jobs(ours, str(model), against, precisions, threads, scratch):
+        for job in _jobs(ours, str(model), against, precisions, threads, scratch, cpus):
             say(f"starting {job.engine} {job.precision}")
             try:
-                process = EngineProcess(job, affinity)
+                process = EngineProcess(job)
             except EngineFailed as e:
                 if job.engine == OURS or job.precision != "int8":
                     raise
@@ -137,9 +137,8 @@ def _compiled(
         variant = model
         if precision == "int8":
             stored = sorted((scratch / "calibration").glob("*.npz"))
-            reader = Job(OURS, precision, "", "", str(scratch / "calibration"), 1, "")
             try:
-                variant = quantize(model, _Reread(reader, len(stored)))
+                variant = quantize(model, _Stored(stored))
             except InputError as e:
                 # The data was checked when it was written, so this is about the model.
                 report.append(f"left out: engine {OURS} (int8): {e}")
@@ -149,18 +148,17 @@ def _compiled(
     return paths
 
 
-class _Reread:
-    """The calibration files as samples that can be read again."""
+class _Stored:
+    """Calibration files as samples that can be read again and are not held."""
 
-    def __init__(self, job: Job, length: int) -> None:
-        self._job = job
-        self._length = length
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._files)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return calibration_samples(self._job)
+        return (read_arrays(str(f)) for f in self._files)
 
 
 def _jobs(
@@ -170,6 +168,7 @@ def _jobs(
     precisions: Sequence[str],
     threads: int,
     scratch: Path,
+    cpus: tuple[int, ...],
 ) -> Iterator[Job]:
     for engine in (OURS, *dict.fromkeys(against)):
         for precision in (p for p in ENGINES[engine].precisions if p in precisions):
@@ -185,6 +184,7 @@ def _jobs(
                 calibration=str(scratch / "calibration"),
                 threads=threads,
                 scratch=str(own),
+                cpus=cpus,
             )
 
 

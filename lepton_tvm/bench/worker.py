@@ -19,6 +19,8 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     job = Job(**json.loads(sys.stdin.readline()))
+    # The compiler may have pinned the parent, and with it this process, to one core.
+    os.sched_setaffinity(0, job.cpus)
     try:
         loaded = ENGINES[job.engine].load(job)
         loaded.run(1)
