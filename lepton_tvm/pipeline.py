@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from lepton_tvm.errors import CompileError
 from lepton_tvm.ir.graph import Array
@@ -26,6 +26,7 @@ from lepton_tvm.kernels import KernelInfo, describe_kernels
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.legalize import LEGALIZATIONS
 from lepton_tvm.passes.lower_kernels import LowerKernels
+from lepton_tvm.passes.name_kernels import NameKernels
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.schedules.apply import Applied, apply_schedules
 from lepton_tvm.targets import Target, parse_target
@@ -78,9 +79,10 @@ def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None
             relax.transform.DeadCodeElimination(),
         ):
             mod = step(mod)
+        fused, report = NameKernels()(mod)
+        reports.append(report)
         tell("schedule")
-        fused = mod
-        mod, applied = apply_schedules(mod, target)
+        mod, applied = apply_schedules(fused, target)
     return Lowered(mod, tuple(applied), describe_kernels(fused, applied, target), tuple(reports))
 
 
@@ -130,7 +132,11 @@ def _tensors(result: Any) -> list[Any]:
 
 
 def _finish_relax() -> tvm.transform.Pass:
-    """Relax phases after scheduling: calls, one static memory plan, VM code."""
+    """Relax phases after scheduling: calls, one static memory plan, VM code.
+
+    TVM's KillAfterLastUse is left out: every shape is static, so the plan already reuses storage,
+    and one more VM call per tensor costs some percent of a small model.
+    """
     return tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -138,7 +144,6 @@ def _finish_relax() -> tvm.transform.Pass:
             relax.transform.CallTIRRewrite(),
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
-            relax.transform.KillAfterLastUse(),
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),

@@ -11,9 +11,11 @@ from lepton_tvm.schedules.base import Block, Loop, annotations, same_block
 __all__ = ["Anchor", "find_anchor", "finish_tile", "parallel_outer", "vectorize_inner"]
 
 # A loop over this many registers is unrolled.
-_MOST_UNROLLED = 8
+_MOST_UNROLLED = 4
 # An odd extent is still vectorised whole up to this many registers; LLVM splits it.
 _WIDEST = 4
+# Fewer elements than this are left to LLVM: as a vector they would be taken apart again.
+_NARROWEST = 8
 # Below this many multiply-adds the start of a second thread costs more than it brings.
 _WORTH_A_THREAD = 300_000
 
@@ -89,14 +91,17 @@ def finish_tile(
 
 
 def vectorize_inner(sch: Schedule, block: Block, lanes: int) -> None:
-    """Vectorise the last loop of `block` in pieces of `lanes`, or whole where it is short."""
+    """Vectorise the last loop of `block` in pieces of `lanes`, or whole where it is short.
+
+    Few pieces are unrolled here: left as a loop, LLVM vectorises across them, with gathers.
+    """
     last = sch.get_loops(block)[-1]
     extent = int(sch.get(last).extent)
     if extent > lanes and extent % lanes == 0:
         pieces, last = sch.split(last, [None, lanes])
         if extent // lanes <= _MOST_UNROLLED:
             sch.unroll(pieces)
-    elif extent > _WIDEST * lanes:
+    elif extent > _WIDEST * lanes or extent < _NARROWEST:
         return
     sch.vectorize(last)
 
