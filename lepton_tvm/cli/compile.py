@@ -18,6 +18,7 @@ from lepton_tvm.cli.options import (
 )
 from lepton_tvm.cli.session import Output, command, progress
 from lepton_tvm.errors import InputError
+from lepton_tvm.targets import parse_target
 
 if TYPE_CHECKING:
     from lepton_tvm.model import Model
@@ -67,6 +68,7 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> Output:
         """Prune and quantize a model as asked, compile it to one .so and record it."""
+        goal = parse_target(target)
         shapes = parse_shapes(shape)
         steps = [parse_prune(text) for text in prune or ()]
         if quantize not in (None, "int8"):
@@ -83,8 +85,8 @@ def register(app: typer.Typer) -> None:
             from lepton_tvm.frontend import load_model
 
             made = prepare(load_model(model, shapes=shapes), steps, calib, calibrator, say)
-            say(f"compiling for {target}")
-            artifact = build(made, target=target, output=output or model.with_suffix(".so"), db=db)
+            say(f"compiling for {goal}")
+            artifact = build(made, target=goal, output=output or model.with_suffix(".so"), db=db)
         return Output(artifact.to_json(), str(artifact))
 
 
