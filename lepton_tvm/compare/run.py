@@ -91,10 +91,13 @@ def _compare(
         nets = {a.sha256: runtime.load(paths[a.sha256], threads=threads) for a in artifacts}
         inputs = nets[chosen.baseline.sha256].inputs
         samples = None if data is None else as_samples(data, inputs)
-        timed = random_inputs(inputs, seed) if samples is None else next(iter(_again(samples)))
+        timed = random_inputs(inputs, seed)
+        quality: dict[str, Quality] = {}
+        if samples is not None:
+            say("evaluating on the data")
+            timed, quality = _evaluate(chosen, nets, samples)
         say(f"timing {len(nets)} artifacts in turns")
         seconds = measure_interleaved({s: n.timer(timed) for s, n in nets.items()}, rounds)
-        quality = _evaluate(chosen, nets, samples, say)
         machine, run = this_machine(), new_id()
         database.add_results(
             [_measurement(a, run, machine, threads, seconds[a.sha256]) for a in artifacts],
@@ -127,29 +130,19 @@ def _compare(
     )
 
 
-def _again(samples: Samples) -> Samples:
-    """`samples`, made re-readable: one sample is timed before all are evaluated."""
-    if not samples._once:
-        return samples
-    raise InputError(
-        "compare reads the data twice and a generator can be read only once; give a list, a .npz "
-        "file, or 'package.module:function' instead"
-    )
-
-
 def _evaluate(
-    chosen: Selection, nets: Mapping[str, Net], samples: Samples | None, say: Callable[[str], None]
-) -> dict[str, Quality]:
-    if samples is None:
-        return {}
-    say("evaluating on the data")
+    chosen: Selection, nets: Mapping[str, Net], samples: Samples
+) -> tuple[dict[str, Array], dict[str, Quality]]:
+    """One pass over the data: its first sample, and what was found by artifact."""
     meters = {sha: QualityMeter() for sha in nets}
     base = chosen.baseline.sha256
+    first: dict[str, Array] = {}
     for sample, labels in samples.labelled():
+        first = first or sample
         outputs = {sha: _real(net, net(sample)) for sha, net in nets.items()}
         for sha, meter in meters.items():
             meter.add(outputs[sha], None if sha == base else outputs[base], labels)
-    return {sha: meter.result() for sha, meter in meters.items()}
+    return first, {sha: meter.result() for sha, meter in meters.items()}
 
 
 def _real(net: Net, outputs: Any) -> list[Array]:

@@ -171,8 +171,16 @@ def test_what_cannot_be_compared(db: Database, add: Any, tmp_path: Path) -> None
     add(source_sha256="6" * 64, name="another")
     with pytest.raises(InputError, match="several models: name one; stored are another, toy"):
         compare(db=db)
-    with pytest.raises(InputError, match="generator can be read only once"):
-        compare("toy", db=db, data=iter([{"x": X[:2]}]), rounds=QUICK)
+    with pytest.raises(InputError, match="missing: x; unknown: z"):
+        compare("toy", db=db, data=[{"z": X[:2]}], rounds=QUICK)
+    assert [j.state for j in db.jobs()] == ["failed"]
+
+
+def test_a_generator_is_read_once(db: Database, add: Any) -> None:
+    add()
+    found = compare(db=db, data=({"x": X[i : i + 2]} for i in range(0, 20, 2)), rounds=QUICK)
+    assert found.baseline.quality is not None
+    assert found.baseline.quality.n == 20
 
 
 def test_damaged_artifact_is_not_loaded(db: Database, add: Any) -> None:
