@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class Samples:
                 "give a list, a .npz file, or 'package.module:function' instead"
             )
         self._used = True
-        digest, labels, count = hashlib.sha256(), [], 0
+        digest, count = hashlib.sha256(), 0
+        labels: list[Array] = []
         for index, row in enumerate(self._rows()):
             sample = self._checked(index, row)
             label = self._label(index, row)
@@ -162,7 +163,7 @@ def as_samples(spec: Any, inputs: Sequence[TensorInfo], *, need_labels: bool = F
     if not isinstance(spec, Iterable):
         raise InputError(f"cannot read data from {type(spec).__name__}; {_FORMS}")
     once = iter(spec) is spec
-    length = len(spec) if hasattr(spec, "__len__") else None
+    length = len(spec) if isinstance(spec, Sized) else None
     if length == 0:
         raise InputError(f"the data holds no samples; {_FORMS}")
 

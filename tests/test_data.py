@@ -109,7 +109,8 @@ def test_samples_pass_through_unchanged() -> None:
 
 def test_labels_travel_beside_the_inputs() -> None:
     samples = as_samples({"x": ROWS, "label": np.arange(6)}, ONE, need_labels=True)
-    assert [label.tolist() for _, label in samples.labelled()] == [[0, 1], [2, 3], [4, 5]]
+    pairs = [np.asarray(label).tolist() for _, label in samples.labelled()]
+    assert pairs == [[0, 1], [2, 3], [4, 5]]
     assert samples.labels is not None
     assert samples.labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert all(set(s) == {"x"} for s in samples)

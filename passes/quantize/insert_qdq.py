@@ -93,8 +93,8 @@ class _Writer:
         if old.name not in self.tensors:
             return
         params = self.options.params[self.options.plan.params_of(old.name)]
-        scale = g.constant(np.float32(params.scale))
-        zero = g.constant(np.uint8(params.zero_point))
+        scale = g.constant(np.array(params.scale, np.float32))
+        zero = g.constant(np.array(params.zero_point, np.uint8))
         q = self.builder.emit(relax.op.quantize(new, scale, zero, axis=-1, out_dtype="uint8"))
         self.paired[old] = self.builder.emit(
             relax.op.dequantize(q, scale, zero, axis=-1, out_dtype="float32")
@@ -164,4 +164,5 @@ class _Writer:
         groups = int(call.attrs.groups)
         by_group = means.astype(np.float64).reshape(groups, -1)
         per_group = per_input.reshape(per_input.shape[0], groups, -1)
-        return np.einsum("gc,cgk->gk", by_group, per_group).reshape(-1).astype(np.float32)
+        shift: g.Array = np.einsum("gc,cgk->gk", by_group, per_group).reshape(-1)
+        return shift.astype(np.float32)

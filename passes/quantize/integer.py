@@ -119,7 +119,9 @@ class Accumulator:
         value = builder.emit(relax.op.clip(value, float(low), float(high)))
         value = builder.emit(relax.op.astype(value, "int32"))
         if params.zero_point:
-            value = builder.emit(relax.op.add(value, g.constant(np.int32(params.zero_point))))
+            value = builder.emit(
+                relax.op.add(value, g.constant(np.array(params.zero_point, np.int32)))
+            )
         return Quantized(builder.emit(relax.op.astype(value, "uint8")), params)
 
     def _biased(self, builder: g.GraphBuilder) -> g.Expr:
@@ -237,7 +239,8 @@ def _padded(
 
 
 def _constants(params: QParams) -> tuple[g.Expr, g.Expr]:
-    return g.constant(np.float32(params.scale)), g.constant(np.uint8(params.zero_point))
+    scale, zero = np.array(params.scale, np.float32), np.array(params.zero_point, np.uint8)
+    return g.constant(scale), g.constant(zero)
 
 
 def is_dequantize(expr: g.Expr) -> bool:

@@ -85,14 +85,15 @@ def activation_qparams(low: float, high: float) -> QParams:
 def quantize(x: Array, params: QParams) -> Array:
     """float32 of any shape -> uint8 of the same shape."""
     inverse = np.float32(1.0) / np.float32(params.scale)
-    scaled = np.rint(np.asarray(x, np.float32) * inverse) + np.float32(params.zero_point)
+    scaled: Array = np.rint(np.asarray(x, np.float32) * inverse) + np.float32(params.zero_point)
     return np.clip(scaled, 0, U8_MAX).astype(np.uint8)
 
 
 def dequantize(q: Array, params: QParams) -> Array:
     """uint8 -> float32 of the same shape."""
     centred = q.astype(np.int32) - np.int32(params.zero_point)
-    return centred.astype(np.float32) * np.float32(params.scale)
+    made: Array = centred.astype(np.float32) * np.float32(params.scale)
+    return made
 
 
 def weight_scales(
@@ -160,7 +161,9 @@ def requantize_bounds(
     return floor, ceiling
 
 
-def requantize(acc: Array, multiplier: Array, params: QParams, bounds: tuple[int, int]) -> Array:
+def requantize(
+    acc: Array, multiplier: Array | np.float32, params: QParams, bounds: tuple[int, int]
+) -> Array:
     """int32 accumulators -> uint8: `clip(rint(float32(acc) * multiplier), *bounds) + zero_point`.
 
     `multiplier` is float32, a scalar or [K] for the last axis.

@@ -63,7 +63,8 @@ def test_other_methods_stay_inside_what_was_seen(method: str) -> None:
 
 
 def test_samples_stream_and_progress_counts_them() -> None:
-    alive, done = [], []
+    alive: list[int] = []
+    done: list[int] = []
 
     def samples() -> Iterator[dict[str, Array]]:
         for sample in _samples(5):

@@ -180,7 +180,9 @@ def test_why_an_anchor_is_left_alone(
 def test_why_other_dtypes_are_left_alone() -> None:
     def write(n: Net, x: Any) -> Any:
         weight = g.constant(np.ones((4, 2), np.float16))
-        return n.op(relax.op.add(n.op(relax.op.matmul(x, weight)), g.constant(np.float16(1))))
+        return n.op(
+            relax.op.add(n.op(relax.op.matmul(x, weight)), g.constant(np.array(1, np.float16)))
+        )
 
     plan = annotate(net(write, (2, 4), dtype="float16"))
     assert "only float32 is quantized" in reason_of(plan, "matmul_0")

@@ -25,7 +25,8 @@ IN, OUT = QParams(0.02, 100), QParams(0.05, 30)
 
 def q(n: Net, x: Any, params: QParams) -> Any:
     """A quantize/dequantize pair."""
-    scale, zero = g.constant(np.float32(params.scale)), g.constant(np.uint8(params.zero_point))
+    scale = g.constant(np.array(params.scale, np.float32))
+    zero = g.constant(np.array(params.zero_point, np.uint8))
     made = n.op(relax.op.quantize(x, scale, zero, axis=-1, out_dtype="uint8"))
     return n.op(relax.op.dequantize(made, scale, zero, axis=-1, out_dtype="float32"))
 
