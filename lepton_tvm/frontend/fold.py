@@ -105,8 +105,7 @@ def _fold_once(model: onnx.ModelProto) -> bool:
         for name, value in zip(node.output, values, strict=False):
             if name:
                 tensor = graph.initializer.add()
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
-                tensor.dims[:] = value.shape
+                tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, order="C"), name))
                 constants[name] = tensor
     if len(kept) == len(nodes) and all(a is b for a, b in zip(kept, nodes, strict=True)):
         return False

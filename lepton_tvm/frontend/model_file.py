@@ -1,7 +1,7 @@
 """The `.lepton` file: a model with its weights and its history, to be loaded again as it was.
 
 A zip archive without compression: `manifest.json` (format, versions, inputs, outputs, recipe),
-`module.json` (the Relax module as TVM's JSON, its tensors cut out) and `weights/N.npy`. Nothing
+`module.json` (the Relax module as TVM's JSON, its weights left out) and `weights/N.npy`. Nothing
 in it is pickled, and NumPy alone reads the weights.
 """
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lepton_tvm.errors import InputError, ModelError
-from lepton_tvm.frontend.module_json import SerializedModule, join_module, split_module
 from lepton_tvm.model import Model, Step, TensorInfo
 
 __all__ = ["FORMAT_VERSION", "is_model_file", "read_model_file", "save_model"]
@@ -49,22 +51,26 @@ def save_model(model: Model, path: str | Path) -> None:
 def _write(model: Model, file: Any) -> None:
     import tvm
 
+    from lepton_tvm.frontend.module_text import split_module, weight_array
+
+    module = split_module(model.module)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tvm": str(tvm.__version__),
+        "model": model.to_json(),
+        "weights": [{"dtype": str(w.dtype), "shape": list(w.shape)} for w in module.weights],
+    }
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-
-        def write_weight(index: int, data: bytes) -> None:
-            with archive.open(_member(f"weights/{index}.npy"), "w", force_zip64=True) as stream:
-                stream.write(data)
-
-        module = split_module(model.module, write_weight)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "tvm": str(tvm.__version__),
-            "model": model.to_json(),
-            "weights": list(module.weights),
-        }
-        archive.writestr(_member("module.json"), module.text)
         archive.writestr(_member("manifest.json"), json.dumps(manifest, indent=1))
+        archive.writestr(_member("module.json"), module.text)
+        for index, weight in enumerate(module.weights):
+            with archive.open(_member(_weight(index)), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, weight_array(weight), allow_pickle=False)
+
+
+def _weight(index: int) -> str:
+    return f"weights/{index}.npy"
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -88,11 +94,7 @@ def read_model_file(path: Path) -> Model:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path)
             manifest = _manifest(archive, path)
-            text = archive.read("module.json").decode("utf-8")
-            module = join_module(
-                SerializedModule(text, tuple(manifest["weights"])),
-                lambda index: archive.read(f"weights/{index}.npy"),
-            )
+            module = _module(archive, manifest["weights"])
         return _model(module, manifest["model"])
     except zipfile.BadZipFile:
         raise ModelError(
@@ -108,6 +110,19 @@ def read_model_file(path: Path) -> Model:
             f"cannot read model '{path}': its content does not load{written} "
             f"({type(error).__name__}: {first}); save it again"
         ) from None
+
+
+def _module(archive: zipfile.ZipFile, weights: Sequence[Mapping[str, Any]]) -> Any:
+    from lepton_tvm.frontend.module_text import join_module, npy_array
+
+    tensors = []
+    for index, info in enumerate(weights):
+        with archive.open(_weight(index)) as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1):  # also checks the sum, which is done at the end of a member
+                raise ValueError(f"'{_weight(index)}' is longer than its array")
+        tensors.append(npy_array(array, info["dtype"], info["shape"]))
+    return join_module(archive.read("module.json").decode("utf-8"), tensors)
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path) -> None:

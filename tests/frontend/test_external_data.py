@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from tests.frontend.models import assert_agrees, conv_net
 DATA = "weights.bin"
 
 
-def external_net(folder: Path, location: str = DATA, **entry: int) -> Path:
+def external_net(folder: Path, location: str = DATA, **entry: Any) -> Path:
     """The convolution net with weight `w` declared to be at `location`; the data is in DATA."""
     model = conv_net().model()
     weight = model.graph.initializer[0]

@@ -36,7 +36,7 @@ def test_dynamic_dimensions_are_fixed(tmp_path: Path) -> None:
 
 def test_numpy_integers_and_lists_are_fine(tmp_path: Path) -> None:
     path = net(tmp_path, ["batch", 3, 16, 16])
-    shape = [np.int64(2), 3, np.int32(16), 16]
+    shape: Any = [np.int64(2), 3, np.int32(16), 16]
     assert load_model(path, shapes={"x": shape}).inputs[0].shape == (2, 3, 16, 16)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,13 +28,15 @@ def test_conv_net(opset: int, tmp_path: Path) -> None:
 
 
 def squeeze(g: Graph, x: str) -> str:
-    axes = [g.weight(np.array([2], np.int64))] if g.opset >= 13 else []
-    return str(g.op("Squeeze", x, *axes, **({} if axes else {"axes": [2]})))
+    if g.opset < 13:
+        return str(g.op("Squeeze", x, axes=[2]))
+    return str(g.op("Squeeze", x, g.weight(np.array([2], np.int64))))
 
 
 def unsqueeze(g: Graph, x: str) -> str:
-    axes = [g.weight(np.array([1], np.int64))] if g.opset >= 13 else []
-    return str(g.op("Unsqueeze", x, *axes, **({} if axes else {"axes": [1]})))
+    if g.opset < 13:
+        return str(g.op("Unsqueeze", x, axes=[1]))
+    return str(g.op("Unsqueeze", x, g.weight(np.array([1], np.int64))))
 
 
 def reduce_op(kind: str, since: int) -> Callable[[Graph, str], str]:
@@ -75,7 +78,10 @@ def upsample(mode: str) -> Callable[[Graph, str], str]:
         if g.opset == 10:
             return str(g.op("Resize", x, scales, mode=mode))
         roi = g.weight(np.zeros(0, np.float32)) if g.opset < 13 else ""
-        how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        how: dict[str, Any] = {
+            "coordinate_transformation_mode": "asymmetric",
+            "nearest_mode": "floor",
+        }
         return str(g.op("Resize", x, roi, scales, mode=mode, **how))
 
     return build
@@ -87,7 +93,7 @@ def resize_to(mode: str, coordinates: str) -> Callable[[Graph, str], str]:
             return ""  # sizes came with opset 11
         empty = [g.weight(np.zeros(0, np.float32)) for _ in range(2)] if g.opset < 13 else ["", ""]
         sizes = g.weight(np.array([2, 4, 9, 5], np.int64))
-        how = {"coordinate_transformation_mode": coordinates}
+        how: dict[str, Any] = {"coordinate_transformation_mode": coordinates}
         return str(g.op("Resize", x, *empty, sizes, mode=mode, **how))
 
     return build
