@@ -13,7 +13,7 @@ from lepton_tvm.model import Model, Step
 from lepton_tvm.passes.quantize.annotate import Plan, annotate
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
-from lepton_tvm.passes.quantize.qparams import activation_qparams
+from lepton_tvm.passes.quantize.qparams import PIXELS, QParams, activation_qparams
 
 __all__ = ["METHODS", "QuantizeConfig", "quantize", "quantize_model"]
 
@@ -66,7 +66,7 @@ def quantize(
     )
     insert = InsertQDQ(
         plan,
-        {t: activation_qparams(ranges[t].low, ranges[t].high) for t in plan.measured},
+        {t: _params(plan, t, ranges[t]) for t in plan.measured},
         _means(data_of, ranges) if config.bias_correction else {},
     )
     module, inserted = insert(model.module)
@@ -98,6 +98,10 @@ def _data_of_anchors(model: Model, plan: Plan) -> dict[str, str]:
     wanted = set(plan.anchors)
     made = g.definitions(g.main_of(model.module))
     return {v.name: call.args[0].name for v, call in made.items() if v.name in wanted}
+
+
+def _params(plan: Plan, tensor: str, found: Range) -> QParams:
+    return PIXELS if tensor in plan.pixels else activation_qparams(found.low, found.high)
 
 
 def _means(data_of: dict[str, str], ranges: dict[str, Range]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Plan:
     `anchors`: conv2d and matmul whose weights become int8. `pooled`: pools, means and concats done
     in integers. `tensors`: activations that get a quantize/dequantize pair, in program order.
     `shared`: tensor -> the tensor whose scale it takes (itself quantized, or a concat).
+    `pixels`: those of `tensors` that are uint8 already, cast to float: scale 1, zero point 0.
     `epilogues`: how many elementwise ops ride along in int8 kernels.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     pooled: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     shared: dict[str, str] = field(default_factory=dict)
+    pixels: tuple[str, ...] = ()
     epilogues: int = 0
     skipped: tuple[Skipped, ...] = ()
 
@@ -121,6 +123,7 @@ class _Annotator:
             pooled=tuple(v.name for v in self.order if v in self.pooled),
             tensors=tuple(v.name for v in names),
             shared={a.name: b.name for a, b in self.shared.items()},
+            pixels=tuple(v.name for v in names if ops.is_pixels(self.made.get(v))),
             epilogues=len(epilogues),
             skipped=tuple(self._skipped(set(epilogues))),
         )
@@ -292,7 +295,7 @@ class _Annotator:
             op = g.op_name(call)
             if not op or var in self.anchors or var in self.pooled or var in epilogues:
                 continue
-            if ops.passes_through(call) and var in self.demanded:
+            if var in self.demanded and (ops.passes_through(call) or ops.is_pixels(call)):
                 continue
             yield Skipped(op, var.name, self.reasons.get(var) or _general_reason(op, call))
 

@@ -13,7 +13,7 @@ from lepton_tvm.ir import graph as g
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.quantize import integer, ops
 from lepton_tvm.passes.quantize.integer import Accumulator, Quantized, Weight
-from lepton_tvm.passes.quantize.qparams import QParams
+from lepton_tvm.passes.quantize.qparams import PIXELS, QParams
 
 __all__ = ["LowerInt8"]
 
@@ -114,6 +114,9 @@ class _Lowering:
         state = self._state(call.args[0])
         if isinstance(state, Quantized):
             return state.to_params(self.builder, params)
+        made = self.made.get(call.args[0])
+        if params == PIXELS and ops.is_pixels(made):
+            return Quantized(self._expr(made.args[0]), params)
         if isinstance(state, _Joined):
             self.lowered += 1
             return state.to_quantized(self.builder, params)

@@ -16,6 +16,7 @@ __all__ = [
     "clip_bounds",
     "data_operands",
     "is_per_channel",
+    "is_pixels",
     "passes_through",
     "pool_obstacle",
     "weight_axis",
@@ -85,6 +86,13 @@ def passes_through(call: Expr) -> bool:
     if op_name(call) == "relax.image.resize2d":
         return str(call.attrs.method) == "nearest_neighbor"
     return op_name(call) in PASSTHROUGH
+
+
+def is_pixels(call: Expr) -> bool:
+    """Whether a call casts uint8 to float32, so that its operand is its exact uint8 form."""
+    if op_name(call) != "relax.astype":
+        return False
+    return dtype_of(call.args[0]) == "uint8" and dtype_of(call) == "float32"
 
 
 def anchor_obstacle(call: Expr) -> str | None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 __all__ = [
     "INT32_MAX",
+    "PIXELS",
     "SCALE_MIN",
     "U8_MAX",
     "QParams",
@@ -64,6 +65,10 @@ class QParams:
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""
         return {"scale": self.scale, "zero_point": self.zero_point}
+
+
+#: What a uint8 picture that is cast to float means.
+PIXELS = QParams(1.0, 0)
 
 
 def activation_qparams(low: float, high: float) -> QParams:

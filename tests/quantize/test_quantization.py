@@ -13,6 +13,7 @@ from lepton_tvm import pipeline
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import same_structure
 from lepton_tvm.model import Model
+from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.quantization import QuantizeConfig, quantize, quantize_model
 from tests.quantize.graphs import Array, Net, model_of, net, ops_of
 
@@ -68,6 +69,24 @@ def test_the_model_says_what_was_done() -> None:
     assert [s["name"] for s in annotated["skipped"]] == ["softmax_0"]
     assert calibrated["ranges"]["x"]["count"] == 8 * 8 * 8 * 4
     assert inserted["numbers"]["corrected_biases"] == 4
+
+
+def test_pixels_go_straight_into_the_first_convolution() -> None:
+    def write(n: Net, x: Any) -> Any:
+        pixels = n.op(
+            relax.op.astype(n.op(relax.op.nn.pad(x, [0, 0, 1, 1, 1, 1, 0, 0])), "float32")
+        )
+        return n.bias(n.conv(pixels, 8, 3))
+
+    model = model_of(net(write, (1, 8, 8, 3), dtype="uint8"))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    made = quantize(model, pixels)
+    lowered, _ = LowerInt8()(made.module)
+    assert ops_of(lowered)[:2] == ["relax.nn.pad", "relax.nn.conv2d"]
+    assert made.recipe[-1].reports[0]["skipped"][0]["name"] == "pad_0"
+    exact = pipeline.run(model.module, [pixels[:1]])[0]
+    error = pipeline.run(made.module, [pixels[:1]])[0] - exact
+    assert 10 * np.log10((exact**2).sum() / (error**2).sum()) > 30
 
 
 def test_the_same_call_gives_the_same_model() -> None:
