@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lepton_tvm import __version__
 from lepton_tvm.cli import bench, compare, compile, db, demo, doctor, inspect, run
 from lepton_tvm.cli.session import set_debug
 
@@ -23,19 +24,25 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"lepton-tvm {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere in the line.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Print the version and end."
+        ),
+    ] = False,
 ) -> None:
     """Options that stand before the command."""
-    if version:
-        from importlib import metadata
-
-        print(f"lepton-tvm {metadata.version('lepton-tvm')}")
-        raise typer.Exit
 
 
 for part in (demo, compile, run, compare, bench, inspect, doctor):

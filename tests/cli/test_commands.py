@@ -51,6 +51,13 @@ def test_commands_of_later_are_absent(words: str, lepton: Lepton) -> None:
     assert f"No such command '{words}'" in ended.err
 
 
+def test_version_is_the_packages(lepton: Lepton) -> None:
+    ended = lepton("--version")
+    project = README.with_name("pyproject.toml").read_text(encoding="utf-8")
+    assert ended.code == 0
+    assert f'version = "{ended.out.split()[1]}"' in project
+
+
 def test_help_starts_no_compiler() -> None:
     code = "import sys; from lepton_tvm.cli import main; main()"
     done = subprocess.run(
