@@ -49,8 +49,8 @@ def compress(
     names of layers to leave alone. Shapes stay, so dense kernels do not get faster.
 
     `method="channels"`: whole channels leave and the graph shrinks. `ratio` is the fraction to
-    remove, of every dependency group (`scope="group"`, default) or of all channels ranked together
-    (`"global"`); widths kept are multiples of `round_to` (default 8). Without `calibration` the
+    remove, of all channels that may go, ranked together (`scope="global"`, default), or of every
+    dependency group (`"group"`); widths kept are multiples of `round_to` (default 8). Without `calibration` the
     channels with the smallest weights go (`norm` "l2", default, or "l1"). With `calibration`
     (unlabelled inputs, in every form that `lepton_tvm.data.as_samples` reads) those go which the
     others can best stand in for, and the layers that read them are refitted, which keeps much of

@@ -102,20 +102,22 @@ class _Part:
 
     def costs(self, left: Ints) -> Floats:
         """The relative error that each atom in `left` would add."""
-        return np.array([self._cost(self._columns[i]) for i in left])
-
-    def _cost(self, columns: Ints) -> float:
-        if not columns.size:
-            return 0.0
-        weights = self._weights[columns]
-        if columns.size == 1:
-            error = np.square(weights).sum() / self._inverse[columns[0], columns[0]]
-        else:
-            block = self._inverse[np.ix_(columns, columns)]
-            error = np.sum(weights * np.linalg.solve(block, weights))
-        return float(error) * self._scale
+        found = np.zeros(left.size)
+        sizes = np.array([self._columns[i].size for i in left])
+        for size in np.unique(sizes[sizes > 0]):
+            alike = np.flatnonzero(sizes == size)
+            columns = np.stack([self._columns[i] for i in left[alike]])  # [atoms, size]
+            weights = self._weights[columns]
+            if size == 1:
+                diagonal = self._inverse[columns[:, 0], columns[:, 0]]
+                found[alike] = np.square(weights).sum(axis=(1, 2)) / diagonal
+            else:
+                blocks = self._inverse[columns[:, :, None], columns[:, None, :]]
+                found[alike] = (weights * np.linalg.solve(blocks, weights)).sum(axis=(1, 2))
+        return found * self._scale
 
     def remove(self, atom: int) -> None:
+        """Take out `atom`: refit the weights of the others, downdate the inverse."""
         columns = self._columns[atom]
         if not columns.size:
             return

@@ -17,6 +17,8 @@ from lepton_tvm.passes.prune.labels import Ints
 __all__ = ["SCOPES", "Decision", "Scores", "select"]
 
 SCOPES = ("group", "global")
+FLOOR = 0.25
+"""Share of every group that ranking all groups together takes last, so that none dries up."""
 Scores = Mapping[str, npt.NDArray[np.float64]]
 """Group name -> one importance per atom."""
 
@@ -51,9 +53,9 @@ def select(
     """Decide on every group, the least important channels first, ties to the higher index.
 
     `scope="group"` removes `ratio` of every group; `"global"` ranks the channels of all groups
-    together and removes `ratio` of all that may go. The number kept is then the nearest multiple of
-    `round_to` (never 0, ties keep more), since a width that does not fit the vectors costs as much
-    as the next one that does.
+    together and removes `ratio` of all that may go, `FLOOR` of every group last. The number kept is
+    then the nearest multiple of `round_to` (never 0, ties keep more), since a width that does not
+    fit the vectors costs as much as the next one that does.
     """
     if scope not in SCOPES:
         raise InputError(f"unknown pruning scope '{scope}'; known: {', '.join(SCOPES)}")
@@ -67,14 +69,21 @@ def select(
 
 
 def _global_share(groups: Sequence[Group], scores: Scores, ratio: float) -> dict[str, float]:
-    """Atoms to remove per group when all are ranked together."""
+    """Atoms to remove per group when all are ranked together, `FLOOR` of each group last."""
     if not groups:
         return {}
     owner = np.concatenate([np.full(g.roots.size, i) for i, g in enumerate(groups)])
     cost = np.concatenate([np.full(g.roots.size, max(g.copies)) for g in groups])
-    order = np.argsort(np.concatenate([scores[g.name] for g in groups]), kind="stable")
+    order = np.argsort(np.concatenate([_with_floor(scores[g.name]) for g in groups]), kind="stable")
     removed = order[np.cumsum(cost[order]) <= ratio * cost.sum()]
     return {g.name: float((owner[removed] == i).sum()) for i, g in enumerate(groups)}
+
+
+def _with_floor(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The scores with the best `FLOOR` of them out of reach."""
+    count = math.ceil(FLOOR * scores.size)
+    best = np.argsort(-scores, kind="stable")[:count]
+    return np.where(np.isin(np.arange(scores.size), best), np.inf, scores)
 
 
 def _decide(group: Group, scores: Scores, wanted: float, round_to: int) -> Decision:

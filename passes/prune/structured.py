@@ -42,8 +42,8 @@ class ChannelPruning:
     Before: conv2d [3,3,16,64] -> add -> relu -> conv2d [3,3,64,32]
     After:  conv2d [3,3,16,48] -> add -> relu -> conv2d [3,3,48,32]      (ratio=0.25)
 
-    `ratio`: fraction of channels to remove, in (0, 1), of every group (`scope="group"`) or of all
-    that may go, ranked together (`"global"`). `round_to`: widths kept are multiples of it.
+    `ratio`: fraction of channels to remove, in (0, 1), of all that may go, ranked together
+    (`scope="global"`), or of every group (`"group"`). `round_to`: widths kept are multiples of it.
     `norm`: "l2" or "l1" of the weights, summed over all layers of a group (see `importance.py`).
     Follows additions, concatenations, depthwise and grouped convolutions, squeeze-and-excite gates,
     pooling, flatten, permute, split and slice. Does not handle: channels that reach a graph output,
@@ -55,7 +55,7 @@ class ChannelPruning:
 
     ratio: float
     round_to: int = 8
-    scope: str = "group"
+    scope: str = "global"
     norm: str = "l2"
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def test_channels_shrink_and_say_so() -> None:
     assert step.options == {
         "method": "channels",
         "ratio": 0.5,
-        "scope": "group",
+        "scope": "global",
         "round_to": 8,
         "norm": "l2",
     }
@@ -126,11 +126,12 @@ def test_data_keeps_the_output_closer_than_weights_alone() -> None:
         model,
         method="channels",
         ratio=0.4,
+        scope="group",
         calibration=list(pictures(48)[:, None]),
         executor=execute,
         progress=seen.append,
     )
-    without = compress(model, method="channels", ratio=0.4)
+    without = compress(model, method="channels", ratio=0.4, scope="group")
     assert seen == list(range(1, 49))
     assert macs(with_data.module) == macs(without.module)
     float_run, data_run, blind_run = (execute(m.module) for m in (model, with_data, without))

@@ -45,7 +45,7 @@ def test_zeros_of_real_models(name: str) -> None:
 
 
 def test_residual_trunks_and_depthwise_layers_of_efficientnet_shrink() -> None:
-    small = compress(load("efficientnet_lite0"), method="channels", ratio=0.3)
+    small = compress(load("efficientnet_lite0"), method="channels", ratio=0.3, scope="group")
     groups = [
         int(b.value.attrs.groups)
         for b in bindings_of(main_of(small.module))
