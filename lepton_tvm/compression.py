@@ -50,12 +50,12 @@ def compress(
 
     `method="channels"`: whole channels leave and the graph shrinks. `ratio` is the fraction to
     remove, of all channels that may go, ranked together (`scope="global"`, default), or of every
-    dependency group (`"group"`); widths kept are multiples of `round_to` (default 8). Without `calibration` the
-    channels with the smallest weights go (`norm` "l2", default, or "l1"). With `calibration`
-    (unlabelled inputs, in every form that `lepton_tvm.data.as_samples` reads) those go which the
-    others can best stand in for, and the layers that read them are refitted, which keeps much of
-    the accuracy without training; `executor` replaces the compiler that runs the float model, and
-    `progress` is told how many samples are done.
+    dependency group (`"group"`); widths kept are multiples of `round_to` (default 8). Without
+    `calibration` the channels with the smallest weights go (`norm` "l2", default, or "l1"). With
+    `calibration` (unlabelled inputs, in every form that `lepton_tvm.data.as_samples` reads) those
+    go which the others can best stand in for, and the layers that read them are refitted, which
+    keeps much of the accuracy without training; `executor` replaces the compiler that runs the
+    float model, and `progress` is told how many samples are done.
 
     Nothing is random. Raises `InputError` for an unknown method, options that do not belong to it,
     a model that is quantized already, and weights or data that are NaN or infinite.
