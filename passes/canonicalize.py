@@ -69,6 +69,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.nn.avg_pool2d": (arithmetic.global_pool_to_mean,),
     "relax.nn.avg_pool1d": (shapes.widen_pool1d,),
     "relax.nn.conv1d": (shapes.widen_conv1d,),
+    "relax.nn.conv1d_transpose": (shapes.widen_conv1d_transpose,),
     "relax.nn.conv2d": (shapes.fold_pad_into_conv,),
     "relax.nn.max_pool1d": (shapes.widen_pool1d,),
     "relax.nn.pad": (shapes.drop_same_shape,),

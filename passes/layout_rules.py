@@ -145,6 +145,22 @@ def _reduction(layouts: Layouts, call: Expr) -> Tensor | None:
     return Tensor(first=layouts.emit(made, layouts.name))
 
 
+def _arg_reduction(layouts: Layouts, call: Expr) -> Tensor | None:
+    """argmax and argmin: one axis, or None for all (whose index counts in the old order)."""
+    data = call.args[0]
+    if not layouts.is_last(data) or call.attrs.axis is None:
+        return None
+    rank = len(shape_of(data))
+    axis = int(call.attrs.axis) % rank
+    made = with_attrs(call, [layouts.last(data)], axis=last_axis_of(axis, rank))
+    if bool(call.attrs.keepdims):
+        return layouts.made_last(made)
+    kept = [a for a in to_last_axes(rank) if a != axis]
+    if kept != sorted(kept):
+        return None
+    return Tensor(first=layouts.emit(made, layouts.name))
+
+
 def _one_axis(layouts: Layouts, call: Expr) -> Tensor | None:
     """softmax, prelu, quantize, ...: an `axis` attribute; further arguments stay."""
     data = call.args[0]
@@ -314,6 +330,8 @@ _ELEMENTWISE = (
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    "relax.argmax": _arg_reduction,
+    "relax.argmin": _arg_reduction,
     "relax.concat": _concat,
     "relax.dequantize": _one_axis,
     "relax.image.resize2d": _resize2d,

@@ -33,6 +33,7 @@ __all__ = [
     "slice_from_take",
     "to_reshape",
     "widen_conv1d",
+    "widen_conv1d_transpose",
     "widen_pool1d",
 ]
 
@@ -197,6 +198,28 @@ def widen_pool1d(g: GraphBuilder, call: Expr) -> Expr | None:
         count_include_pad=bool(attrs.count_include_pad),
     )
     return relax.op.reshape(pool, shape_of(call))
+
+
+def widen_conv1d_transpose(g: GraphBuilder, call: Expr) -> Expr | None:
+    """conv1d_transpose (NCW, constant weight) -> reshape, conv2d_transpose, reshape."""
+    weight = const_array(call.args[1])
+    attrs = call.attrs
+    if weight is None or attrs.data_layout != "NCW" or attrs.kernel_layout != "IOW":
+        return None
+    if attrs.out_layout not in ("NCW", "", None):
+        return None
+    n, c, w = shape_of(call.args[0])
+    left, right = (int(p) for p in attrs.padding)
+    conv = relax.op.nn.conv2d_transpose(
+        relax.op.reshape(call.args[0], (n, c, 1, w)),
+        constant(weight[:, :, None, :]),
+        strides=[1, int(attrs.strides[0])],
+        padding=[0, left, 0, right],
+        output_padding=[0, int(attrs.output_padding[0])],
+        dilation=[1, int(attrs.dilation[0])],
+        groups=int(attrs.groups),
+    )
+    return relax.op.reshape(conv, shape_of(call))
 
 
 def widen_conv1d(g: GraphBuilder, call: Expr) -> Expr | None:

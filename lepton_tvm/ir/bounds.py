@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import tvm
 from tvm import relax, tirx
 
@@ -57,9 +56,9 @@ def bounded(bounds: Bounds) -> tvm.ir.Expr:
     if low == 0.0 and high == math.inf and dtype.startswith("float"):
         return relax.op.nn.relu(data)
     if high == math.inf:
-        return relax.op.maximum(data, constant(np.asarray(low), dtype))
+        return relax.op.maximum(data, constant(low, dtype))
     if low == -math.inf:
-        return relax.op.minimum(data, constant(np.asarray(high), dtype))
+        return relax.op.minimum(data, constant(high, dtype))
     if dtype.startswith("float"):
         return relax.op.clip(data, low, high)
     return relax.op.clip(data, int(low), int(high))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tvm
 from tvm import relax
 
@@ -21,7 +22,17 @@ from lepton_tvm.ir.graph import (
 )
 from lepton_tvm.passes.base import Pass, PassReport
 
-__all__ = ["assert_close", "check_pass", "count", "graph", "named", "noise", "run", "skipped"]
+__all__ = [
+    "assert_close",
+    "check_pass",
+    "count",
+    "f32",
+    "graph",
+    "named",
+    "noise",
+    "run",
+    "skipped",
+]
 
 Shape = tuple[int, ...]
 
@@ -52,6 +63,11 @@ def named(mod: tvm.IRModule, op: str) -> list[relax.VarBinding]:
 def count(mod: tvm.IRModule, op: str) -> int:
     """How often an op stands in `main`."""
     return len(named(mod, op))
+
+
+def f32(values: npt.ArrayLike) -> Array:
+    """A float32 array."""
+    return np.asarray(values, dtype=np.float32)
 
 
 def noise(*shape: int, seed: int = 0) -> Expr:

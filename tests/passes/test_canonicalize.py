@@ -9,11 +9,21 @@ from tvm import relax, topi
 
 from lepton_tvm.ir.graph import Expr, constant
 from lepton_tvm.passes.canonicalize import Canonicalize
-from tests.passes.check import assert_close, check_pass, count, graph, named, noise, run, skipped
+from tests.passes.check import (
+    assert_close,
+    check_pass,
+    count,
+    f32,
+    graph,
+    named,
+    noise,
+    run,
+    skipped,
+)
 
 op = relax.op
 PICTURE = (1, 4, 6, 5)
-C = np.float32([1.5, -2.0, 0.5, 3.0]).reshape(1, 4, 1, 1)
+C = f32([1.5, -2.0, 0.5, 3.0]).reshape(1, 4, 1, 1)
 
 
 def emitted(function: Callable[..., Any], *args: Any) -> Callable[[Expr], Expr]:
@@ -249,27 +259,32 @@ def test_batch_norm_becomes_multiply_and_add() -> None:
     assert_close(run(after, x), [want], terms=4)
 
 
-@pytest.mark.parametrize("kind", ["conv", "max", "avg"])
+@pytest.mark.parametrize("kind", ["conv", "transposed", "max", "avg"])
 def test_one_dimension_becomes_two(kind: str) -> None:
     def body(x: Expr) -> Expr:
         if kind == "conv":
             return op.nn.conv1d(x, noise(6, 2, 5), 2, (1, 2), 2, groups=2)
+        if kind == "transposed":
+            return op.nn.conv1d_transpose(x, noise(4, 3, 5), 2, (1, 2), 1, 1, groups=2)
         pool = op.nn.max_pool1d if kind == "max" else op.nn.avg_pool1d
         return pool(x, 3, 2, (1, 0))
 
     before = graph(body, x=(2, 4, 21))
     after, _ = check_pass(Canonicalize(), before)
-    two = {"conv": "nn.conv2d", "max": "nn.max_pool2d", "avg": "nn.avg_pool2d"}[kind]
-    assert count(after, two) == 1
+    two = {
+        "conv": "nn.conv2d",
+        "transposed": "nn.conv2d_transpose",
+        "max": "nn.max_pool2d",
+        "avg": "nn.avg_pool2d",
+    }
+    assert count(after, two[kind]) == 1
     x = np.random.default_rng(0).normal(size=(2, 4, 21)).astype(np.float32)
     assert_close(run(after, x), run(before, x), terms=10)
 
 
 def test_a_large_broadcast_of_a_constant_is_not_stored() -> None:
     big = (64, 1024, 512)  # 128 MB
-    before = graph(
-        lambda x: op.add(x, op.broadcast_to(constant(np.float32([[[1.0]]])), big)), x=big
-    )
+    before = graph(lambda x: op.add(x, op.broadcast_to(constant(f32([[[1.0]]])), big)), x=big)
     after, _ = Canonicalize()(before)
     assert count(after, "broadcast_to") == 1
 

@@ -12,13 +12,23 @@ from tvm import relax
 from lepton_tvm.ir.graph import Expr, const_array, constant
 from lepton_tvm.passes.fold_batch_norm import FoldBatchNorm
 from lepton_tvm.passes.linear_ops import per_channel
-from tests.passes.check import assert_close, check_pass, count, graph, named, noise, run, skipped
+from tests.passes.check import (
+    assert_close,
+    check_pass,
+    count,
+    f32,
+    graph,
+    named,
+    noise,
+    run,
+    skipped,
+)
 
 op = relax.op
 
 
 def channels(*values: float) -> Expr:
-    return constant(np.float32(values).reshape(1, -1, 1, 1))
+    return constant(f32(values).reshape(1, -1, 1, 1))
 
 
 def emit(expr: Expr) -> Expr:
@@ -110,14 +120,14 @@ def test_scale_and_shift_before_an_unpadded_op_fold_into_it(kind: str) -> None:
 
 
 def test_exact_numbers_and_names() -> None:
-    weight = np.float32([[1, 2], [3, 4]]).reshape(2, 2, 1, 1)
+    weight = f32([[1, 2], [3, 4]]).reshape(2, 2, 1, 1)
 
     def body(x: Expr) -> Expr:
         biased = op.add(op.nn.conv2d(x, constant(weight)), channels(10, 20))
         return normalised(biased, channels(2, -1), channels(0.5, 0.25))
 
     def expected(x: Expr) -> Expr:
-        folded = np.float32([[2, 4], [-3, -4]]).reshape(2, 2, 1, 1)
+        folded = f32([[2, 4], [-3, -4]]).reshape(2, 2, 1, 1)
         return op.add(op.nn.conv2d(x, constant(folded)), channels(20.5, -19.75))
 
     shape = (1, 2, 3, 3)
@@ -179,7 +189,7 @@ def test_not_into_a_weight_that_is_computed() -> None:
 
 def test_not_along_another_axis() -> None:
     def body(x: Expr) -> Expr:
-        rows = constant(np.float32(FOUR[:3]).reshape(1, 1, 3, 1))
+        rows = constant(f32(FOUR[:3]).reshape(1, 1, 3, 1))
         return op.nn.relu(op.multiply(op.nn.conv2d(x, noise(4, 4, 3, 3)), rows))
 
     refusal(body, "the scale does not run along the output channels")

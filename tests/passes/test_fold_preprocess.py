@@ -34,7 +34,7 @@ def model(padding: Any = 0, groups: int = 1, first: Any = None, **inputs: Any) -
 
 def normalised(p: FoldPreprocess) -> Any:
     """What a caller would have fed to the float model."""
-    floats = (PIXELS * p.scale - np.float64(p.mean)) / np.float64(p.std)
+    floats = (PIXELS * p.scale - np.asarray(p.mean)) / np.asarray(p.std)
     return floats.transpose(0, 3, 1, 2).astype(np.float32)
 
 

@@ -11,7 +11,17 @@ from lepton_tvm.ir.graph import Expr, constant, shape_of
 from lepton_tvm.passes.canonicalize import Canonicalize
 from lepton_tvm.passes.layout import ToNHWC
 from lepton_tvm.passes.layout_tensors import last_axis_of, to_first_axes, to_last_axes
-from tests.passes.check import assert_close, check_pass, count, graph, named, noise, run, skipped
+from tests.passes.check import (
+    assert_close,
+    check_pass,
+    count,
+    f32,
+    graph,
+    named,
+    noise,
+    run,
+    skipped,
+)
 
 op = relax.op
 SHAPE = (2, 3, 8, 10)
@@ -121,6 +131,8 @@ CASES: dict[str, tuple[Callable[[Expr], Any], int]] = {
         1,
     ),
     "reduction over channels": (lambda x: op.max(conv(x), [1]), 1),
+    "argmax over channels": (lambda x: op.argmax(conv(x), 1), 1),
+    "argmax over rows": (lambda x: op.argmax(conv(x), 2, True), 2),
     "reduction over rows only": (lambda x: op.max(conv(x), [2]), 2),
     "several outputs": (lambda x: [op.exp(conv(x)), op.mean(conv(x), [2, 3])], 2),
     "a channels-last block inside": (
@@ -189,7 +201,7 @@ def test_a_computed_weight_is_permuted_in_the_graph() -> None:
 
 def test_a_quantized_weight_is_permuted_where_it_is_stored() -> None:
     stored = np.arange(-54, 54, dtype=np.int8).reshape(4, 3, 3, 3)
-    scales, zeros = np.float32([0.1, 0.2, 0.3, 0.4]), np.zeros(4, np.int8)
+    scales, zeros = f32([0.1, 0.2, 0.3, 0.4]), np.zeros(4, np.int8)
 
     def body(x: Expr) -> Expr:
         weight = op.dequantize(
