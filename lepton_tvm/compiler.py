@@ -138,7 +138,8 @@ def _compile(
 
 def _manifest(model: Model, built: Build, variant: str) -> dict[str, Any]:
     return make_manifest(
-        name=variant,
+        name=model.name,
+        variant=variant,
         precision=model.precision,
         inputs=[t.to_json() for t in model.inputs],
         outputs=[t.to_json() for t in model.outputs],

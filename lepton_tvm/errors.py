@@ -1,4 +1,4 @@
-"""Every error a user can meet; each is also a builtin, and says which exit code the CLI ends with."""
+"""Every error a user can meet: each is also a builtin, and knows the exit code of the CLI."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tvm import tirx
 
 from lepton_tvm.ir.graph import bindings_of, main_of, op_name
 from lepton_tvm.schedules.apply import Applied
-from lepton_tvm.schedules.base import annotations, new_schedule
+from lepton_tvm.schedules.base import block_notes, new_schedule
 from lepton_tvm.targets import Target
 
 __all__ = ["KernelInfo", "describe_kernels"]
@@ -80,7 +80,7 @@ def _describe(
 def _anchor(func: tirx.PrimFunc) -> dict[str, Any] | None:
     sch = new_schedule(func)
     for block in sch.get_child_blocks(sch.get_sblock("root")):
-        notes = annotations(sch, block)
+        notes = block_notes(sch, block)
         if "lepton.kernel" in notes:
             return notes
     return None

@@ -142,6 +142,7 @@ def _finish_relax() -> tvm.transform.Pass:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            relax.transform.CanonicalizeBindings(),  # else one VM copy per tensor
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.LowerRuntimeBuiltin(),

@@ -22,8 +22,9 @@ class Isa:
     """One x86 instruction-set level.
 
     `flags` are the names in Linux's /proc/cpuinfo that a CPU must show, `mcpu` and `mattr` what
-    LLVM is told (x86-64-v3 and -v4: nothing beyond `flags` may be emitted), `lanes` the 32-bit lanes of a vector register, `registers` how many of them there are, and
-    `vnni` whether one instruction adds four byte products into each 32-bit lane.
+    LLVM is told (x86-64-v3 and -v4: nothing beyond `flags` may be emitted), `lanes` the 32-bit
+    lanes of a vector register, `registers` how many of them there are, and `vnni` whether one
+    instruction adds four byte products into each 32-bit lane.
     """
 
     name: str

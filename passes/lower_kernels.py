@@ -31,7 +31,7 @@ class LowerKernels:
     Before:  conv2d(x, const HWIO)                      float32, or uint8 x int8 -> int32
     After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
     The register tile, which decides the packing, comes from the shape and the target's registers.
-    An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's own copy.
+    An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
     Does not handle: weights that are not constant, layouts other than NHWC/HWIO, other element
     types; those are left to the generic lowering and reported.
     """

@@ -1,4 +1,4 @@
-"""Short names for the functions that fusion made: they stand in the artifact, profiles and reports."""
+"""Short names for the functions that fusion made, as they stand in artifacts and profiles."""
 
 from __future__ import annotations
 

@@ -17,7 +17,17 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.targets import Target
 
-__all__ = ["Block", "Choices", "Defaults", "Loop", "ScheduleRule", "annotations", "block_iters", "new_schedule", "same_block"]
+__all__ = [
+    "Block",
+    "Choices",
+    "Defaults",
+    "Loop",
+    "ScheduleRule",
+    "block_iters",
+    "block_notes",
+    "new_schedule",
+    "same_block",
+]
 
 Block: TypeAlias = Any  # an SBlockRV; TVM's classes carry no usable static types
 Loop: TypeAlias = Any  # a LoopRV
@@ -41,9 +51,12 @@ class Defaults:
 
 
 class ScheduleRule(Protocol):
-    """A template: `name` stands in reports and in the artifact's list of kernels."""
+    """A template."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How reports and the artifact's list of kernels call it."""
+        ...
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """The scheduled function (as `main` of the schedule's module), or None: not mine."""
@@ -55,7 +68,7 @@ def new_schedule(func: tvm.tirx.PrimFunc) -> Schedule:
     return Schedule(tvm.IRModule({"main": func}))
 
 
-def annotations(sch: Schedule, block: Block) -> dict[str, Any]:
+def block_notes(sch: Schedule, block: Block) -> dict[str, Any]:
     """The annotations of a block."""
     return dict(sch.get(block).annotations.items())
 

@@ -91,7 +91,9 @@ def _drop_unwind_tables(objects: Sequence[str | Path]) -> None:
     2.7 kB of a model with 13 kernels. Done where binutils' objcopy is there, else left in.
     """
     objcopy = shutil.which("objcopy")
-    for path in objects if objcopy is not None else ():
+    if objcopy is None:
+        return
+    for path in objects:
         sections = ("--remove-section=.eh_frame", "--remove-section=.rela.eh_frame")
         subprocess.run([objcopy, *sections, str(path)], capture_output=True, check=False)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Block, Loop, annotations, same_block
+from lepton_tvm.schedules.base import Block, Loop, block_notes, same_block
 
 __all__ = ["Anchor", "find_anchor", "finish_tile", "parallel_outer", "vectorize_inner"]
 
@@ -45,7 +45,7 @@ def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
     """
     root = sch.get_sblock("root")
     blocks = sch.get_child_blocks(root)
-    anchors = [b for b in blocks if annotations(sch, b).get("lepton.kernel") == kernel]
+    anchors = [b for b in blocks if block_notes(sch, b).get("lepton.kernel") == kernel]
     outputs = sch.get_output_blocks(root)
     if len(anchors) != 1 or len(outputs) != 1 or len(sch.get_producers(anchors[0])) > 1:
         return None
@@ -55,7 +55,7 @@ def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
     for block in blocks:
         if not any(same_block(sch, block, f) for f in fixed):
             sch.compute_inline(block)
-    notes = annotations(sch, reduction)
+    notes = block_notes(sch, reduction)
     return Anchor(
         reduction,
         store,
@@ -68,13 +68,18 @@ def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
 
 
 def finish_tile(
-    sch: Schedule, anchor: Anchor, at: Loop, first_reduction: Loop, lane: Loop, intrinsic: str | None
+    sch: Schedule,
+    anchor: Anchor,
+    at: Loop,
+    first_reduction: Loop,
+    lane: Loop,
+    intrinsic: str | None,
 ) -> None:
     """Fuse the epilogue under `at`, start the sums at `first_reduction`, and vectorise.
 
     `lane` is the loop over the lanes of one register; it is tensorized with `intrinsic`, or plainly
-    vectorised where that is None (left to LLVM for integers too few for a register). The epilogue stays a loop over rows: unrolling it would multiply
-    the code for no measurable gain.
+    vectorised where that is None (left to LLVM for integers too few for a register). The epilogue
+    stays a loop over rows: unrolling it would multiply the code for no measurable gain.
     """
     sch.set_scope(anchor.reduction, 0, "local")
     sch.reverse_compute_at(anchor.store, at, preserve_unit_loops=True)

@@ -1,4 +1,4 @@
-"""Convolution over packed weights: a register tile of pixels times channels, sums kept in registers."""
+"""Convolution over packed weights: a tile of pixels times channels, its sums in registers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Conv2d:
         for extent in extents:
             macs *= extent
         block = anchor.lanes * anchor.vectors
-        weight_bytes = macs // (extents[0] * extents[1] * extents[2]) * (4 if anchor.dot == 1 else 1)
+        weight_bytes = (
+            macs // (extents[0] * extents[1] * extents[2]) * (4 if anchor.dot == 1 else 1)
+        )
         blocks_out = choices.pick(
             sch, "channel_blocks_outermost", [0, 1], int(weight_bytes > _CACHED_WEIGHTS)
         )

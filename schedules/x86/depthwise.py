@@ -59,7 +59,9 @@ class DepthwiseConv2d:
             sch.unroll(loop)
         if anchor.dot == 1:
             sch.unroll(rh)
-        intrinsic = lanewise_dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        intrinsic = (
+            lanewise_dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        )
         finish_tile(sch, anchor, wo, rh, cl, intrinsic)
         return sch
 

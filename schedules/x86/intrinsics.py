@@ -1,4 +1,4 @@
-"""Integer dot products of x86 as tensor intrinsics, one per vector width; made when first asked for.
+"""Integer dot products of x86 as tensor intrinsics, one per vector width, made when asked for.
 
 The textual front end of TVM costs about 0.1 s an intrinsic, so none is made at import.
 """
@@ -20,10 +20,14 @@ _VPDPBUSD = {
     8: "llvm.x86.avx512.vpdpbusd.256",
     16: "llvm.x86.avx512.vpdpbusd.512",
 }
-_PMADDWD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_PMADDWD = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def dot_intrinsic(isa: Isa, lanes: int) -> str:
     """The name of: C[lanes] += sum over `dot` of A[dot] (broadcast) * B[lanes, dot].
 
@@ -33,7 +37,7 @@ def dot_intrinsic(isa: Isa, lanes: int) -> str:
     return _vnni(lanes) if isa.vnni else _pairs(lanes)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def lanewise_dot_intrinsic(isa: Isa, lanes: int) -> str:
     """The name of: C[lanes] += sum over `dot` of part(A[lanes], dot) * B[lanes, dot].
 
@@ -112,7 +116,8 @@ def _pairs(lanes: int) -> str:
                 ints,
                 intrin,
                 T.reinterpret(
-                    halves, T.broadcast(T.reinterpret("int32", A.vload([0], dtype="int16x2")), lanes)
+                    halves,
+                    T.broadcast(T.reinterpret("int32", A.vload([0], dtype="int16x2")), lanes),
                 ),
                 T.cast(B.vload([0, 0], dtype=bytes_), halves),
             )
@@ -179,8 +184,7 @@ def _pairs_lanewise(lanes: int) -> str:
                     vi = T.axis.spatial(lanes, i)
                     C[vi] = C[vi] + (
                         T.bitwise_and(A[vi], 65535) * T.cast(B[vi, 0], "int32")
-                        + T.bitwise_and(T.shift_right(A[vi], 16), 65535)
-                        * T.cast(B[vi, 1], "int32")
+                        + T.bitwise_and(T.shift_right(A[vi], 16), 65535) * T.cast(B[vi, 1], "int32")
                     )
 
     @T.prim_func(s_tir=True)

@@ -40,7 +40,11 @@ class Reduction:
         kept = []
         for block in blocks:
             is_output = any(same_block(sch, block, o) for o in outputs)
-            if "R" not in block_iters(sch, block) and not is_output and len(sch.get_consumers(block)) == 1:
+            if (
+                "R" not in block_iters(sch, block)
+                and not is_output
+                and len(sch.get_consumers(block)) == 1
+            ):
                 sch.compute_inline(block)
             else:
                 kept.append(block)

@@ -17,10 +17,11 @@ __all__ = ["ConvShape", "conv2d", "pack_conv2d_weight"]
 class ConvShape:
     """All extents of a convolution and how its operands are packed.
 
-    `padding` is top, left, bottom, right. With several groups `block` divides
-    the channels of a group. `rows` pixels of an output line are computed together:
-    the last tile of a line may reach beyond it, and what it computes there is not stored. `block` output channels are packed together. `dot` input channels are multiplied and added at once: 1 for float32, 2 for 16-bit pairs,
-    4 for bytes. `pad_value` is what padding reads (the input's zero point).
+    `padding` is top, left, bottom, right. `rows` pixels of an output line are computed together:
+    the last tile of a line may reach beyond it, and what it computes there is not stored. `block`
+    output channels are packed together; with several groups it divides the channels of a group.
+    `dot` input channels are multiplied and added at once: 1 for float32, 2 for 16-bit pairs, 4 for
+    bytes. `pad_value` is what padding reads (the input's zero point).
     """
 
     batch: int

@@ -25,7 +25,9 @@ def pack_depthwise_weight(weight: Array, shape: ConvShape) -> Array:
     return np.ascontiguousarray(split.transpose(0, 2, 3, 1))
 
 
-def depthwise_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -> te.Tensor:
+def depthwise_conv2d(
+    x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]
+) -> te.Tensor:
     """x [N, H, W, C], w as packed above -> [N, OH, OW, C], float32 or int32.
 
     Integer form: a byte product needs its `dot` factors side by side, and a depthwise filter has
@@ -66,7 +68,7 @@ def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te
 
 
 def _integer(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
-    top, left, bottom, right = s.padding
+    top, left, bottom, _ = s.padding
     steps = -(-s.kernel[0] // s.dot)
     bits = 32 // s.dot
     fill = tirx.const(s.pad_value, "int32")
@@ -96,9 +98,7 @@ def _integer(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> 
             made = value if made is None else tirx.bitwise_or(made, value)
         return made
 
-    words = te.compute(
-        (s.batch, s.out_height, steps, s.width_read, s.channels), word, name="pad"
-    )
+    words = te.compute((s.batch, s.out_height, steps, s.width_read, s.channels), word, name="pad")
     rh = te.reduce_axis((0, steps), "rh")
     rw = te.reduce_axis((0, s.kernel[1]), "rw")
     mask = tirx.const((1 << bits) - 1, "int32")

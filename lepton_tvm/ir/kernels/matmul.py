@@ -84,7 +84,10 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
         return te.sum(value * w[block, rc, lane, rd].astype("int32"), axis=[rc, rd])
 
     acc = te.compute(
-        (s.rows_padded, s.blocks * s.block), term, name="product", attrs={"lepton.kernel": "matmul", **tile}
+        (s.rows_padded, s.blocks * s.block),
+        term,
+        name="product",
+        attrs={"lepton.kernel": "matmul", **tile},
     )
 
     def kept(*index: Any) -> Any:

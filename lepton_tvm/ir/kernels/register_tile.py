@@ -1,13 +1,12 @@
-"""Chooses how many rows and channels of a convolution or product one loop body keeps in registers."""
+"""Chooses how many rows and channels of an output one loop body keeps in registers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from lepton_tvm.targets import Isa
-
-__all__ = ["RegisterTile", "choose_channel_tile", "choose_tile", "row_candidates"]
+__all__ = ["RegisterFile", "RegisterTile", "choose_channel_tile", "choose_tile", "row_candidates"]
 
 # A fused multiply-add has a latency of about four cycles and two start per cycle: fewer
 # independent accumulators than this leave the unit waiting.
@@ -18,6 +17,20 @@ _SPARE = 4
 _TAIL_PENALTY = 1.1
 # Among equally fast tiles prefer fewer loads and fewer passes over the weights.
 _LOAD_WEIGHT = 0.15
+
+
+class RegisterFile(Protocol):
+    """What a tile must fit: vector registers of `lanes` 32-bit lanes."""
+
+    @property
+    def lanes(self) -> int:
+        """32-bit lanes of one register."""
+        ...
+
+    @property
+    def registers(self) -> int:
+        """How many registers there are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,23 +47,25 @@ class RegisterTile:
         return self.lanes * self.vectors
 
 
-def row_candidates(extent: int, vectors: int, isa: Isa) -> list[int]:
+def row_candidates(extent: int, vectors: int, isa: RegisterFile) -> list[int]:
     """The numbers of rows that fit the register file beside `vectors`, at most `extent`."""
     most = max(1, (isa.registers - _SPARE) // vectors)
     return list(range(1, min(extent, most) + 1))
 
 
-def choose_tile(extent: int, channels: int, isa: Isa) -> RegisterTile:
+def choose_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
     """The cheapest tile by a two-port model: multiply-adds, loads and wasted lanes.
 
     `extent` is the number of output rows that a tile may span (the output width of a convolution,
     all rows of a product), `channels` the output channels. Smaller vectors are considered where
     the channels do not fill the large ones.
     """
-    return min(_tiles(extent, channels, isa), key=lambda t: (tile_cost(t, extent, channels), -t.rows))
+    return min(
+        _tiles(extent, channels, isa), key=lambda t: (tile_cost(t, extent, channels), -t.rows)
+    )
 
 
-def choose_channel_tile(extent: int, channels: int, isa: Isa) -> RegisterTile:
+def choose_channel_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
     """The tile of a depthwise convolution, whose channels are not padded: lanes divide them."""
     lanes = isa.lanes
     while channels % lanes and lanes > 4:
@@ -75,7 +90,7 @@ def tile_cost(tile: RegisterTile, extent: int, channels: int) -> float:
     return cycles / (tile.rows * tile.channels) * row_waste * lane_waste * tails
 
 
-def _tiles(extent: int, channels: int, isa: Isa) -> Iterator[RegisterTile]:
+def _tiles(extent: int, channels: int, isa: RegisterFile) -> Iterator[RegisterTile]:
     lanes = isa.lanes
     while lanes >= 4:
         for vectors in (1, 2, 3, 4, 5, 6, 8):

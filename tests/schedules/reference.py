@@ -1,0 +1,78 @@
+"""NumPy's answers to what the templates compute, and a way to build and run one template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te
+
+from lepton_tvm.ir.graph import Array
+from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
+from lepton_tvm.targets import ISAS, cpu_flags, parse_target
+
+Operands = tuple[Array, Array]
+
+
+def needs(isa: str) -> None:
+    """Skip where this machine cannot run code for `isa`."""
+    missing = [f for f in ISAS[isa].flags if f not in cpu_flags()]
+    if missing:
+        pytest.skip(f"this CPU has no {', '.join(missing)}")
+
+
+def conv2d_reference(x: Array, w: Array, shape: ConvShape) -> Array:
+    """x NHWC, w HWIO, in float64 (exact for integers of these sizes)."""
+    top, left, bottom, right = shape.padding
+    padded = np.pad(
+        x.astype(np.float64),
+        ((0, 0), (top, bottom), (left, right), (0, 0)),
+        constant_values=shape.pad_value,
+    )
+    out = np.zeros((shape.batch, shape.out_height, shape.out_width, shape.out_channels))
+    step = shape.group_out
+    for group in range(shape.groups):
+        ins = slice(group * shape.group_in, (group + 1) * shape.group_in)
+        outs = slice(group * step, (group + 1) * step)
+        for i, j in np.ndindex(*shape.kernel):
+            rows = slice(i * shape.dilation[0], None, shape.strides[0])
+            columns = slice(j * shape.dilation[1], None, shape.strides[1])
+            window = padded[:, rows, columns, ins][:, : shape.out_height, : shape.out_width]
+            out[..., outs] += window @ w[i, j, :, outs].astype(np.float64)
+    return out
+
+
+def operands(
+    rng: np.random.Generator, integer: bool, x: Sequence[int], w: Sequence[int]
+) -> Operands:
+    """Random activations and weights, uint8 and int8 over their whole range or float32."""
+    if integer:
+        activations = rng.integers(0, 256, x).astype("uint8")
+        return activations, rng.integers(-127, 128, w).astype("int8")
+    return rng.standard_normal(x).astype("float32"), rng.standard_normal(w).astype("float32")
+
+
+def run_kernel(
+    kernel: Callable[[te.Tensor, te.Tensor], te.Tensor],
+    rule: ScheduleRule,
+    isa: str,
+    x: Array,
+    packed: Array,
+    choices: Choices | None = None,
+) -> Array:
+    """Schedule `kernel` by `rule`, build it for `isa`, and run it on `x` and the packed weights."""
+    target = parse_target(f"x86:{isa}")
+    ins = [te.placeholder(a.shape, str(a.dtype), n) for a, n in ((x, "x"), (packed, "w"))]
+    out = kernel(*ins)
+    sch = rule.apply(te.create_prim_func([*ins, out]), target, choices or Defaults())
+    assert sch is not None, "the rule did not recognise its own kernel"
+    built = tvm.compile(sch.mod, target=target.tvm)
+    shape = tuple(int(d) for d in out.shape)
+    result: Any = tvm.runtime.empty(shape, str(out.dtype).removeprefix("T."))
+    built["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(packed), result)
+    answer: Array = result.numpy()
+    return answer

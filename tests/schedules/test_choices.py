@@ -1,0 +1,70 @@
+"""Every choice that a template offers computes the same numbers as its default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from tvm.s_tir import Schedule
+
+from lepton_tvm.ir.kernels.conv2d import conv2d, pack_conv2d_weight
+from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.ir.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
+from lepton_tvm.schedules.x86.conv2d import Conv2d
+from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
+from lepton_tvm.targets import ISAS, best_isa
+from tests.schedules.reference import conv2d_reference, operands, run_kernel
+from tests.schedules.test_conv2d import case, notes
+
+
+@dataclass
+class Answer:
+    """Takes the given value for one choice, else the default; notes what was asked."""
+
+    name: str = ""
+    value: int = 0
+    asked: dict[str, tuple[list[int], int]] = field(default_factory=dict)
+
+    def pick(self, sch: Schedule, name: str, candidates: Sequence[int], default: int) -> int:
+        assert default in candidates, f"the default {default} of {name} is not a candidate"
+        self.asked[name] = (list(candidates), default)
+        return self.value if name == self.name else default
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("depthwise", [False, True], ids=["plain", "depthwise"])
+def test_every_choice_computes_the_same(integer: bool, depthwise: bool) -> None:
+    isa = best_isa().name
+    size = (1, 12, 14, 16, 16) if depthwise else (1, 12, 14, 8, 48)
+    shape, tile = case("3x3 same", size, isa, integer, 16 if depthwise else 1)
+    x, w = operands(
+        np.random.default_rng(7), integer, size[:4], (3, 3, shape.group_in, shape.out_channels)
+    )
+    packed = pack_depthwise_weight(w, shape) if depthwise else pack_conv2d_weight(w, shape)
+    made = depthwise_conv2d if depthwise else conv2d
+    rule = DepthwiseConv2d() if depthwise else Conv2d()
+    want = conv2d_reference(x, w, shape)
+    first = Answer()
+    run_kernel(lambda a, b: made(a, b, shape, notes(shape, tile)), rule, isa, x, packed, first)
+    assert first.asked, "the template offers no choice"
+    for name, (candidates, _) in first.asked.items():
+        for value in candidates:
+            got = run_kernel(
+                lambda a, b: made(a, b, shape, notes(shape, tile)),
+                rule, isa, x, packed, Answer(name, value),
+            )  # fmt: skip
+            np.testing.assert_allclose(got, want, rtol=0, atol=0 if integer else 1e-4)
+
+
+@pytest.mark.parametrize("isa", list(ISAS))
+def test_tiles_fit_the_registers_and_divide_where_they_must(isa: str) -> None:
+    level = ISAS[isa]
+    for extent in (1, 7, 13, 56, 112):
+        for channels in (1, 3, 16, 24, 40, 72, 1000):
+            tile = choose_tile(extent, channels, level)
+            assert tile.rows * tile.vectors < level.registers
+            assert tile.rows <= extent
+            assert tile_cost(tile, extent, channels) > 0
+            assert channels % choose_channel_tile(extent, channels, level).channels == 0

@@ -1,0 +1,111 @@
+"""Convolutions, plain, grouped and depthwise: exact in int8, to rounding in float32, odd shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
+from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
+from lepton_tvm.schedules.x86.conv2d import Conv2d
+from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
+from lepton_tvm.targets import ISAS
+from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
+
+# kernel, strides, padding (top, left, bottom, right), dilation
+WINDOWS = {
+    "3x3 same": ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "3x3 stride 2, asymmetric": ((3, 3), (2, 2), (0, 1, 1, 0), (1, 1)),
+    "1x3 stride 1x2": ((1, 3), (1, 2), (0, 1, 0, 1), (1, 1)),
+    "5x5 same": ((5, 5), (1, 1), (2, 2, 2, 2), (1, 1)),
+    "3x3 dilated": ((3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
+    "1x1 stride 2": ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "2x2 valid": ((2, 2), (1, 1), (0, 0, 0, 0), (1, 1)),
+}
+# batch, height, width, channels, output channels
+SIZES = [(1, 7, 9, 3, 10), (2, 5, 13, 5, 24), (1, 6, 113, 8, 40), (1, 5, 5, 17, 1)]
+
+
+def case(
+    window: str, size: tuple[int, ...], isa: str, integer: bool, groups: int
+) -> tuple[ConvShape, RegisterTile]:
+    kernel, strides, padding, dilation = WINDOWS[window]
+    n, h, w, c, k = size
+    level = ISAS[isa]
+    dot = (4 if level.vnni else 2) if integer else 1
+    shape = ConvShape(
+        n, h, w, c, k, kernel, strides, padding, dilation, groups, dot,
+        rows=1, block=1, pad_value=3 if integer else 0,
+    )  # fmt: skip
+    depthwise = groups == c == k
+    if groups == 1:
+        tile = choose_tile(shape.out_width, k, level)
+    else:
+        tile = choose_channel_tile(shape.out_width, c if depthwise else k // groups, level)
+    return dataclasses.replace(shape, rows=tile.rows, block=tile.channels), tile
+
+
+def notes(shape: ConvShape, tile: RegisterTile) -> dict[str, int]:
+    return {
+        "lepton.lanes": tile.lanes,
+        "lepton.vectors": tile.vectors,
+        "lepton.rows": tile.rows,
+        "lepton.dot": shape.dot,
+    }
+
+
+def check(shape: ConvShape, tile: RegisterTile, isa: str, depthwise: bool, seed: int) -> None:
+    needs(isa)
+    x, w = operands(
+        np.random.default_rng(seed),
+        shape.dot > 1,
+        (shape.batch, shape.height, shape.width, shape.channels),
+        (*shape.kernel, shape.group_in, shape.out_channels),
+    )
+    packed = pack_depthwise_weight(w, shape) if depthwise else pack_conv2d_weight(w, shape)
+    made = depthwise_conv2d if depthwise else conv2d
+    got = run_kernel(
+        lambda a, b: made(a, b, shape, notes(shape, tile)),
+        DepthwiseConv2d() if depthwise else Conv2d(),
+        isa,
+        x,
+        packed,
+    )
+    want = conv2d_reference(x, w, shape)
+    if shape.dot > 1:
+        np.testing.assert_array_equal(got, want)
+    else:
+        # rounding of a sum of `terms` products of unit variance
+        terms = shape.group_in * shape.kernel[0] * shape.kernel[1]
+        np.testing.assert_allclose(got, want, rtol=0, atol=terms * 16 * 2.0**-24 + 1e-6)
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize("window", list(WINDOWS))
+def test_plain_convolution_equals_numpy(window: str, isa: str, integer: bool) -> None:
+    for seed, size in enumerate(SIZES):
+        shape, tile = case(window, size, isa, integer, 1)
+        check(shape, tile, isa, False, seed)
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize("window", ["3x3 same", "3x3 stride 2, asymmetric", "3x3 dilated"])
+def test_grouped_convolution_equals_numpy(window: str, isa: str, integer: bool) -> None:
+    for seed, (n, h, w, c, k) in enumerate(SIZES[:2]):
+        shape, tile = case(window, (n, h, w, 4 * c, 4 * k), isa, integer, 4)
+        check(shape, tile, isa, False, seed)
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize("window", [w for w in WINDOWS if w != "1x1 stride 2"])
+def test_depthwise_convolution_equals_numpy(window: str, isa: str, integer: bool) -> None:
+    sizes = [(1, 7, 9, 16), (2, 5, 13, 24), (1, 6, 113, 36), (1, 5, 7, 3)]
+    for seed, (n, h, w, c) in enumerate(sizes):
+        shape, tile = case(window, (n, h, w, c, c), isa, integer, c)
+        check(shape, tile, isa, True, seed)

@@ -1,0 +1,50 @@
+"""Products with packed weights against NumPy: one row, prime rows, odd depths and columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.schedules.x86.matmul import Matmul
+from lepton_tvm.targets import ISAS
+from tests.schedules.reference import needs, operands, run_kernel
+
+# leading dimensions, depth, columns
+PRODUCTS = [
+    ((1,), 3, 10),
+    ((2, 5, 13), 5, 24),
+    ((1, 37), 64, 1000),
+    ((5, 5), 17, 1),
+    ((1, 7, 7), 32, 72),
+    ((49,), 66, 33),
+]
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize(("leading", "depth", "columns"), PRODUCTS)
+def test_product_equals_numpy(
+    leading: tuple[int, ...], depth: int, columns: int, isa: str, integer: bool
+) -> None:
+    needs(isa)
+    level = ISAS[isa]
+    dot = (4 if level.vnni else 2) if integer else 1
+    tile = choose_tile(int(np.prod(leading)), columns, level)
+    shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels)
+    x, w = operands(np.random.default_rng(depth), integer, (*leading, depth), (depth, columns))
+    notes = {
+        "lepton.lanes": tile.lanes,
+        "lepton.vectors": tile.vectors,
+        "lepton.rows": tile.rows,
+        "lepton.dot": dot,
+    }
+    got = run_kernel(
+        lambda a, b: matmul(a, b, shape, notes), Matmul(), isa, x, pack_matmul_weight(w, shape)
+    )
+    want = x.astype(np.float64) @ w.astype(np.float64)
+    if integer:
+        np.testing.assert_array_equal(got, want)
+    else:
+        np.testing.assert_allclose(got, want, rtol=0, atol=depth * 16 * 2.0**-24 + 1e-6)
