@@ -216,6 +216,40 @@ def max_roi_align(
     return None
 
 
+def gather(
+    bb: relax.BlockBuilder, inputs: list[Any], attrs: dict[str, Any], opset: int
+) -> relax.Expr | None:
+    """`Gather` that never reads outside of its data: a wrong token id must not be a segfault.
+
+    Constant indices are checked here, where TVM would read what lies beside the data; indices that
+    come at run time are clamped. One constant index is a slice, which fuses.
+    """
+    data, indices = inputs[0], inputs[1]
+    if isinstance(data, relax.ShapeExpr) or isinstance(indices, relax.ShapeExpr):
+        return None
+    shape = _shape(data)
+    axis = attrs.get("axis", 0) % len(shape)
+    size = shape[axis]
+    given = _constant(indices)
+    if given is None:
+        dtype = str(indices.ty.dtype)
+        below = bb.normalize(relax.op.less(indices, relax.const(0, dtype)))
+        from_end = bb.normalize(relax.op.add(indices, relax.const(size, dtype)))
+        wrapped = bb.normalize(relax.op.where(below, from_end, indices))
+        return relax.op.take(data, wrapped, axis, mode="clip")
+    if given.size and (given.min() < -size or given.max() >= size):
+        raise ValueError(
+            f"index {given.min() if given.min() < -size else given.max()} is outside of axis "
+            f"{axis}, which has {size} elements"
+        )
+    positive = np.where(given < 0, given + size, given)
+    if positive.ndim == 0:
+        at = int(positive)
+        part = bb.normalize(relax.op.strided_slice(data, [axis], [at], [at + 1], [1]))
+        return relax.op.squeeze(part, [axis])
+    return relax.op.take(data, relax.const(positive, "int64"), axis, mode="clip")
+
+
 def slice_by_attributes(
     bb: relax.BlockBuilder, inputs: list[Any], attrs: dict[str, Any], opset: int
 ) -> relax.Expr | None:
@@ -245,6 +279,7 @@ CONVERTERS: dict[str, Converter] = {
     "Celu": celu,
     "Clip": clip,
     "Dropout": dropout,
+    "Gather": gather,
     "IsInf": is_inf,
     "LpNormalization": lp_normalization,
     "Pad": pad,

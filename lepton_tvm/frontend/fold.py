@@ -28,6 +28,9 @@ _KEPT = frozenset(
 _MAX_GROWTH = 1 << 22
 """The most elements that folding may make where its inputs had fewer (16 MB of float32)."""
 
+_GROWS = frozenset({"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile"})
+"""Operators that may make much out of little: evaluated only where the size is known before."""
+
 _MAX_ROUNDS = 32
 
 
@@ -140,6 +143,8 @@ def _folded(
     size = max(math.prod(constants[name].dims) for name in inputs)
     for name in node.output:
         shape = types[name].shape if name in types else None
+        if shape is None and node.op_type in _GROWS:
+            return None
         if shape is not None and math.prod(shape) > max(size, _MAX_GROWTH):
             return None
     return _evaluate(node, constants, model)

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = ["NEWEST_TESTED_OPSET", "OLDEST_OPSET", "check_graph", "check_weights", "opset_of"]
+__all__ = [
+    "NEWEST_TESTED_OPSET",
+    "OLDEST_OPSET",
+    "check_graph",
+    "check_text",
+    "check_weights",
+    "opset_of",
+]
 
 OLDEST_OPSET = 9
 NEWEST_TESTED_OPSET = 21
@@ -49,13 +56,39 @@ def check_graph(model: onnx.ModelProto, path: str) -> None:
         type_.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise ModelError(
             f"cannot import '{path}': the graph is not valid ONNX: {_first_lines(str(error))}"
         ) from None
     finally:
         for type_ in bare:
             type_.ClearField("shape")
+
+
+def check_text(model: onnx.ModelProto, path: str) -> None:
+    """Refuse names that are not text, and element types that do not exist: a damaged file."""
+    import onnx
+
+    graph = model.graph
+    names = [*(v.name for v in (*graph.input, *graph.output, *graph.initializer))]
+    for node in graph.node:
+        names += (node.op_type, node.name, node.domain, *node.input, *node.output)
+        names += (a.name for a in node.attribute)
+    broken = next((name for name in names if not isinstance(name, str)), None)
+    if broken is not None:
+        raise ModelError(
+            f"cannot import '{path}': the name {broken!r:.80} is not UTF-8 text; "
+            "the file is damaged"
+        )
+    types = set(onnx.TensorProto.DataType.values())
+    for value in (*graph.input, *graph.output):
+        elem_type = value.type.tensor_type.elem_type
+        if elem_type not in types:
+            raise ModelError(
+                f"cannot import '{path}': '{value.name}' has the unknown element type {elem_type}"
+            )
+        if elem_type == onnx.TensorProto.STRING:
+            raise ModelError(f"cannot import '{path}': '{value.name}' holds text, not numbers")
 
 
 def _check_names(graph: onnx.GraphProto, path: str) -> None:

@@ -11,6 +11,7 @@ from lepton_tvm.frontend.fold import fold_constants
 from lepton_tvm.frontend.graph_checks import (
     NEWEST_TESTED_OPSET,
     check_graph,
+    check_text,
     check_weights,
     opset_of,
 )
@@ -71,6 +72,7 @@ def _check_fixed(model: Model, shapes: Mapping[str, tuple[int, ...]], path: Path
 def _import(source: Source, shapes: Mapping[str, tuple[int, ...]], name: str) -> Model:
     path = str(source.path)
     sha256 = source.sha256
+    check_text(source.proto, path)
     proto = inline_functions(source.proto, path)
     del source
     from lepton_tvm.frontend.importer import import_graph, known_operators

@@ -56,6 +56,22 @@ def test_integer_inputs(tmp_path: Path) -> None:
     agrees(g, tmp_path)
 
 
+@pytest.mark.parametrize("index", [0, -1, [1, -2], [[0], [2]]])
+def test_gather_of_constants(index: object, tmp_path: Path) -> None:
+    g = Graph()
+    g.output(g.op("Gather", g.input("x", [2, 3, 4]), g.weight(np.array(index)), axis=1))
+    agrees(g, tmp_path)
+
+
+def test_gather_never_reads_outside(tmp_path: Path) -> None:
+    g = Graph()
+    ids = g.input("ids", [4], INT64)
+    g.output(g.op("Gather", g.weight(np.arange(5, dtype=np.float32)), ids))
+    model = load_model(g.save(tmp_path / "model.onnx"))
+    (got,) = run_model(model, {"ids": np.array([-1, 4, 10**9, -(10**9)])})
+    np.testing.assert_array_equal(got, [4, 4, 4, 0])
+
+
 def test_several_outputs_in_their_order(tmp_path: Path) -> None:
     g = Graph()
     x = g.input("x", [2, 6])
@@ -161,6 +177,15 @@ def test_branch_with_a_constant_condition(tmp_path: Path) -> None:
     other = helper.make_graph([helper.make_node("Identity", [x], ["y"])], "else", [], [squeezed])
     g.output(g.op("Relu", g.op("If", condition, then_branch=then, else_branch=other)))
     agrees(g, tmp_path)
+
+
+def test_folding_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A few bytes of graph that stand for 4 TB of constants."""
+    g = Graph()
+    x = g.input("x", [1])
+    zeros = g.op("ConstantOfShape", g.weight(np.array([10**6, 10**6])))
+    g.output(g.op("Add", x, g.op("ReduceMax", zeros, keepdims=0)))
+    assert load_model(g.save(tmp_path / "model.onnx")).outputs[0].shape == (1,)
 
 
 def test_functions_of_the_model_are_expanded(tmp_path: Path) -> None:

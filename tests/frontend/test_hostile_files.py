@@ -168,6 +168,14 @@ def _wrong_channels(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
 
 
+def _unknown_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 102
+
+
+def _text_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
+
+
 def _sequence_output(model: onnx.ModelProto) -> None:
     info = helper.make_tensor_sequence_value_info(model.graph.output[0].name, 1, None)
     model.graph.output[0].CopyFrom(info)
@@ -183,6 +191,8 @@ GRAPHS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "short-weight": (_short_weight, "not valid ONNX|weight 'w'"),
     "cycle": (_cycle, "not valid ONNX: Nodes in a graph must be topologically sorted"),
     "wrong-channels": (_wrong_channels, r"Conv \('.*'\): .*data channel size is 4"),
+    "unknown-type": (_unknown_type, "'x' has the unknown element type 102"),
+    "text-input": (_text_input, "'x' holds text, not numbers"),
     "sequence-output": (_sequence_output, "only tensors can be returned"),
 }
 
@@ -195,6 +205,12 @@ def test_graph(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     refused(path, match)
+
+
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(conv_net().model().SerializeToString().replace(b"relu_2", b"relu\xff\xfe"))
+    refused(path, "is not UTF-8 text; the file is damaged")
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
