@@ -333,3 +333,21 @@ def test_a_primfunc_of_constants_is_evaluated() -> None:
 
     want = graph(lambda x: op.add(x, constant(np.ascontiguousarray(C[:, ::-1]))), x=PICTURE)
     check_pass(Canonicalize(), graph(body, x=PICTURE), want)
+
+
+def test_a_network_of_one_dimension_keeps_its_biases_and_few_reshapes() -> None:
+    def body(x: Expr) -> Expr:
+        y = op.nn.relu(op.add(op.nn.conv1d(x, noise(6, 4, 3)), noise(1, 6, 1, seed=1)))
+        y = op.nn.max_pool1d(y, 2, 2)
+        y = op.multiply(op.sigmoid(op.nn.conv1d(y, noise(5, 6, 3))), noise(1, 5, 1, seed=2))
+        return op.mean(y, [2])
+
+    before = graph(body, x=(2, 4, 21))
+    after, _ = check_pass(Canonicalize(), before)
+    assert count(after, "reshape") == 2  # one in, one out
+    first, second = named(after, "nn.conv2d")
+    add = named(after, "add")[0].value
+    assert add.args[0].same_as(first.var)
+    assert not second.var.same_as(first.var)
+    x = np.random.default_rng(0).normal(size=(2, 4, 21)).astype(np.float32)
+    assert_close(run(after, x), run(before, x), terms=64)
