@@ -62,6 +62,7 @@ _RULES: dict[str, Rule] = {
     "relax.image.resize2d": compute.spatial,
     "relax.matmul": compute.matmul,
     "relax.nn.pad": shape.pad,
+    "relax.nn.prelu": compute.prelu,
     "relax.permute_dims": shape.permute,
     "relax.concat": shape.concat,
     "relax.split": shape.split,

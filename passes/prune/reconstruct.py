@@ -20,7 +20,7 @@ from lepton_tvm.passes.prune.moments import Floats, Moments, Reader
 
 __all__ = ["repair", "repair_cost"]
 
-RIDGE = 1e-3
+RIDGE = 1e-2
 """Added to the covariance, as a fraction of its mean variance, so that it can be inverted."""
 ROWS_PER_COLUMN = 2
 """With fewer rows than this per column a least-squares fit would learn the samples by heart."""

@@ -8,7 +8,7 @@ from lepton_tvm.ir.graph import Expr, is_constant, op_name, shape_of
 from lepton_tvm.passes.prune.carry import ints, is_tensor, labels_of, rigid, unknown
 from lepton_tvm.passes.prune.labels import Axis, Flow, Labels, Weight
 
-__all__ = ["conv", "elementwise", "matmul", "normalised", "reduce", "spatial"]
+__all__ = ["conv", "elementwise", "matmul", "normalised", "prelu", "reduce", "spatial"]
 
 
 def elementwise(flow: Flow, var: Expr, call: Expr) -> Labels:
@@ -35,6 +35,16 @@ def elementwise(flow: Flow, var: Expr, call: Expr) -> Labels:
                 t if s > 1 else None for t, s in zip(tail, shape, strict=True)
             )
     return tuple(result)
+
+
+def prelu(flow: Flow, var: Expr, call: Expr) -> Labels:
+    """PReLU: elementwise, with one slope per channel."""
+    data, slopes = labels_of(flow, call.args[0]), call.args[1]
+    if not is_constant(slopes) or len(shape_of(slopes)) != 1:
+        return unknown(flow, var, call)
+    if shape_of(slopes)[0] > 1:
+        flow.constants[var, 1] = (data[int(call.attrs.axis) % len(data)],)
+    return data
 
 
 def conv(flow: Flow, var: Expr, call: Expr) -> Labels:

@@ -109,7 +109,7 @@ def test_redundant_channels_leave_without_a_trace() -> None:
     )
     assert macs(made.module) < macs(model.module)
     x = image(model.module, 9)
-    # only the ridge, 1e-3 of the variance, keeps the refit from being exact
+    # only the ridge, a hundredth of the variance, keeps the refit from being exact
     expected = run(model.module, x)
     error = np.abs(run(made.module, x) - expected).max() / np.abs(expected).max()
     assert error < 0.02
