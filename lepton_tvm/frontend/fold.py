@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_tvm.frontend.branches import inlined_nodes, taken_branch
+from lepton_tvm.frontend.constants import constants_to_initializers, copied
 from lepton_tvm.frontend.infer import TensorType, infer_types
 
 if TYPE_CHECKING:
@@ -42,49 +44,12 @@ def fold_constants(model: onnx.ModelProto) -> int:
     the evaluator cannot run is left as it is, for the importer to judge.
     """
     before = len(model.graph.node)
-    _constants_to_initializers(model.graph)
+    constants_to_initializers(model.graph)
     for _ in range(_MAX_ROUNDS):
         if not _fold_once(model):
             break
     _drop_unused(model.graph)
     return before - len(model.graph.node)
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            value = _constant_value(node)
-            if value is not None:
-                tensor = graph.initializer.add()
-                tensor.CopyFrom(value)
-                tensor.name = node.output[0]
-                node.ClearField("attribute")
-                continue
-        kept.append(node)
-    if len(kept) < len(graph.node):
-        nodes = [_copy(node) for node in kept]
-        del graph.node[:]
-        graph.node.extend(nodes)
-
-
-def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    from onnx import numpy_helper
-
-    attribute = node.attribute[0] if len(node.attribute) == 1 else None
-    if attribute is None:
-        return None
-    if attribute.name == "value":
-        tensor: onnx.TensorProto = attribute.t
-        return tensor
-    values: dict[str, Any] = {
-        "value_float": lambda: np.float32(attribute.f),
-        "value_floats": lambda: np.array(attribute.floats, dtype=np.float32),
-        "value_int": lambda: np.int64(attribute.i),
-        "value_ints": lambda: np.array(attribute.ints, dtype=np.int64),
-    }
-    make = values.get(attribute.name)
-    return None if make is None else numpy_helper.from_array(np.asarray(make()))
 
 
 def _fold_once(model: onnx.ModelProto) -> bool:
@@ -97,9 +62,9 @@ def _fold_once(model: onnx.ModelProto) -> bool:
     kept: list[onnx.NodeProto] = []
     nodes = list(graph.node)
     for node in nodes:
-        branch = _taken_branch(node, constants)
+        branch = taken_branch(node, constants)
         if branch is not None:
-            kept.extend(_inlined(node, branch, graph))
+            kept.extend(inlined_nodes(node, branch, graph))
             continue
         values = _folded(node, constants, types, model)
         if values is None:
@@ -112,16 +77,10 @@ def _fold_once(model: onnx.ModelProto) -> bool:
                 constants[name] = tensor
     if len(kept) == len(nodes) and all(a is b for a, b in zip(kept, nodes, strict=True)):
         return False
-    copies = [_copy(node) for node in kept]
+    copies = [copied(node) for node in kept]
     del graph.node[:]
     graph.node.extend(copies)
     return True
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    made = type(node)()
-    made.CopyFrom(node)
-    return made
 
 
 def _folded(
@@ -187,58 +146,6 @@ def _evaluate(
     by_name = dict(zip(outputs, results, strict=True))
     values = [np.asarray(by_name[name]) if name else np.zeros(0) for name in node.output]
     return None if any(value.dtype == object for value in values) else values
-
-
-def _taken_branch(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
-) -> onnx.GraphProto | None:
-    from onnx import numpy_helper
-
-    if node.op_type != "If" or node.input[0] not in constants:
-        return None
-    taken = bool(numpy_helper.to_array(constants[node.input[0]]).reshape(-1)[0])
-    name = "then_branch" if taken else "else_branch"
-    return next((a.g for a in node.attribute if a.name == name), None)
-
-
-def _inlined(
-    node: onnx.NodeProto, branch: onnx.GraphProto, graph: onnx.GraphProto
-) -> list[onnx.NodeProto]:
-    """The nodes of a branch under names of their own, giving the outputs of the `If` node."""
-    import onnx
-
-    prefix = f"{node.output[0]}/"
-    names = {t.name: prefix + t.name for t in branch.initializer}
-    names.update({o: prefix + o for inner in branch.node for o in inner.output if o})
-    for tensor in branch.initializer:
-        made = graph.initializer.add()
-        made.CopyFrom(tensor)
-        made.name = names[tensor.name]
-    nodes = []
-    for inner in branch.node:
-        made_node = _copy(inner)
-        _rename(made_node, names)
-        nodes.append(made_node)
-    for inner_output, outer in zip(branch.output, node.output, strict=True):
-        source = names.get(inner_output.name, inner_output.name)
-        nodes.append(onnx.helper.make_node("Identity", [source], [outer], f"{node.name}/{outer}"))
-    holder = onnx.GraphProto()
-    holder.node.extend(nodes)
-    _constants_to_initializers(holder)
-    graph.initializer.extend(holder.initializer)
-    return list(holder.node)
-
-
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    for field in (node.input, node.output):
-        field[:] = [names.get(name, name) for name in field]
-    for attribute in node.attribute:
-        if not attribute.HasField("g"):
-            continue
-        for inner in attribute.g.node:
-            _rename(inner, names)
-        for output in attribute.g.output:
-            output.name = names.get(output.name, output.name)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -160,5 +160,7 @@ def _reason(error: BaseException) -> str:
         return f"its converter failed with {type(error).__name__}"
     text = lines[-1] if lines[0].startswith("Check failed") and len(lines) > 1 else lines[0]
     text = re.sub(r"^.*Check failed: .*? is false: ?", "", text)
+    if text.startswith("Missing outputs"):
+        return "its converter gives the first output only, and the others are used"
     text = re.sub(r"T\.int64\((-?\d+)\)", r"\1", text)
     return text or f"its converter failed with {type(error).__name__}"

@@ -108,6 +108,11 @@ def _outside(g: Graph, x: str) -> str:
     return str(g.op("Gather", x, g.weight(np.array([0, 4])), axis=1))
 
 
+def _argmax_of_pool(g: Graph, x: str) -> str:
+    x = g.op("Reshape", x, g.weight(np.array([1, 1, 4, 4])))
+    return str(g.op("Cast", g.op("MaxPool", x, kernel_shape=[2, 2], outputs=2)[1], to=FLOAT))
+
+
 REFUSALS: dict[str, tuple[Callable[[Graph, str], str], str, str]] = {
     "unknown": (_unknown, "Froblicate", "ONNX has no such operator in opset 17"),
     "random": (_random, "RandomNormalLike", "draws random numbers at run time"),
@@ -117,6 +122,7 @@ REFUSALS: dict[str, tuple[Callable[[Graph, str], str], str, str]] = {
     "training": (_training, "Dropout", "it is in training mode"),
     "microsoft": (_microsoft, "com.microsoft.QLinearAdd", "com.microsoft operator has no conv"),
     "resize": (_fractional_resize, "Resize", "Resize by 1.3 of 4 does not give a whole number"),
+    "second-output": (_argmax_of_pool, "MaxPool", "gives the first output only"),
     "outside": (_outside, "Gather", "index 4 is outside of axis 1, which has 4 elements"),
     "runtime-shape": (_runtime_shape, "Reshape", "Reshape|run time|[Ss]hape"),
 }
