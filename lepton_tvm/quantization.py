@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from lepton_tvm.passes.quantize.annotate import Plan, annotate
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
 from lepton_tvm.passes.quantize.qparams import PIXELS, QParams, activation_qparams
+from lepton_tvm.passes.quantize.split_to_slices import SplitToSlices
 
 __all__ = ["METHODS", "QuantizeConfig", "quantize", "quantize_model"]
 
@@ -51,12 +53,14 @@ def quantize(
             "quantize(model, calibration={'input': array})"
         )
     samples = as_samples(calibration, model.inputs)
-    plan = annotate(model.module, config)
+    module, slices = SplitToSlices()(model.module)
+    sliced = dataclasses.replace(model, module=module)
+    plan = annotate(module, config)
     if not plan.anchors:
         raise InputError(f"nothing in model '{model.name}' can be quantized: {_reasons(plan)}")
-    data_of = _data_of_anchors(model, plan)
+    data_of = _data_of_anchors(sliced, plan)
     ranges = collect_ranges(
-        model,
+        sliced,
         samples,
         method=config.calibrator,
         percentile=config.percentile,
@@ -69,11 +73,16 @@ def quantize(
         {t: _params(plan, t, ranges[t]) for t in plan.measured},
         _means(data_of, ranges) if config.bias_correction else {},
     )
-    module, inserted = insert(model.module)
+    module, inserted = insert(module)
     step = Step(
         "quantize",
         {"method": method, "samples": samples.length, **config.to_json()},
-        (plan.report.to_json(), _ranges_report(plan, ranges), inserted.to_json()),
+        (
+            slices.to_json(),
+            plan.report.to_json(),
+            _ranges_report(plan, ranges),
+            inserted.to_json(),
+        ),
     )
     return model.derive(module, step, calibration_sha256=samples.fingerprint)
 

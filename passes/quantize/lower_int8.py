@@ -115,7 +115,7 @@ class _Lowering:
         if isinstance(state, Quantized):
             return state.to_params(self.builder, params)
         made = self.made.get(call.args[0])
-        if params == PIXELS and ops.is_pixels(made):
+        if params == PIXELS and made is not None and ops.is_pixels(made):
             return Quantized(self._expr(made.args[0]), params)
         if isinstance(state, _Joined):
             self.lowered += 1

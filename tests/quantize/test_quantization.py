@@ -64,7 +64,7 @@ def test_the_model_says_what_was_done() -> None:
     assert step.name == "quantize"
     assert step.options["samples"] == 8
     json.dumps(made.to_json())
-    annotated, calibrated, inserted = step.reports
+    _, annotated, calibrated, inserted = step.reports
     assert annotated["numbers"]["anchors"] == 4
     assert [s["name"] for s in annotated["skipped"]] == ["softmax_0"]
     assert calibrated["ranges"]["x"]["count"] == 8 * 8 * 8 * 4
@@ -83,10 +83,32 @@ def test_pixels_go_straight_into_the_first_convolution() -> None:
     made = quantize(model, pixels)
     lowered, _ = LowerInt8()(made.module)
     assert ops_of(lowered)[:2] == ["relax.nn.pad", "relax.nn.conv2d"]
-    assert made.recipe[-1].reports[0]["skipped"][0]["name"] == "pad_0"
+    assert made.recipe[-1].reports[1]["skipped"][0]["name"] == "pad_0"
     exact = pipeline.run(model.module, [pixels[:1]])[0]
     error = pipeline.run(made.module, [pixels[:1]])[0] - exact
     assert 10 * np.log10((exact**2).sum() / (error**2).sum()) > 30
+
+
+def test_splits_and_shuffles_pass_uint8_on() -> None:
+    def write(n: Net, x: Any) -> Any:
+        y = n.relu(n.bias(n.conv(x, 8)))
+        pieces = n.op(relax.op.split(y, [2, 6], axis=3))
+        first, middle, last = (n.op(relax.TupleGetItem(pieces, i)) for i in range(3))
+        y = n.op(relax.op.concat([first, n.relu(n.conv(middle, 4, 3, padding=1)), last], axis=3))
+        y = n.op(relax.op.reshape(y, (1, 8, 8, 2, 4)))
+        y = n.op(relax.op.permute_dims(y, [0, 1, 2, 4, 3]))
+        return n.conv(n.op(relax.op.reshape(y, (1, 8, 8, 8))), 4)
+
+    model = model_of(net(write))
+    made = quantize(model, _data())
+    assert made.recipe[-1].reports[0]["changed"] == 3
+    assert made.recipe[-1].reports[1]["skipped"] == []
+    lowered, report = LowerInt8()(made.module)
+    assert report.skipped == ()
+    assert "relax.split" not in ops_of(lowered)
+    exact = pipeline.run(model.module, [_data(1)])[0]
+    error = pipeline.run(made.module, [_data(1)])[0] - exact
+    assert 10 * np.log10((exact**2).sum() / (error**2).sum()) > 25
 
 
 def test_the_same_call_gives_the_same_model() -> None:
