@@ -47,7 +47,11 @@ Calibrator = Annotated[
 ]
 Calib = Annotated[
     str | None,
-    typer.Option("--calib", metavar="DATA", help="A .npz or module:function with pictures."),
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="A .npz or module:function of typical inputs, for int8 and for channel pruning.",
+    ),
 ]
 
 
@@ -78,33 +82,39 @@ def register(app: typer.Typer) -> None:
                 "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
                 "some real inputs, labels are not needed"
             )
-        if calib and not quantize:
-            raise InputError("--calib is only used with --quantize int8")
+        channels = any(step["method"] == "channels" for step in steps)
+        if calib and not quantize and not channels:
+            raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
         with progress(f"loading {model}") as say:
             from lepton_tvm.compiler import compile as build
             from lepton_tvm.frontend import load_model
 
-            made = prepare(load_model(model, shapes=shapes), steps, calib, calibrator, say)
+            made = prune_with(load_model(model, shapes=shapes), steps, calib, say)
+            if quantize:
+                made = quantize_with(made, calib, calibrator, say)
             say(f"compiling for {goal}")
             artifact = build(made, target=goal, output=output or model.with_suffix(".so"), db=db)
         return Output(artifact.to_json(), str(artifact))
 
 
-def prepare(
-    model: Model,
-    prune: list[dict[str, Any]],
-    calib: str | None,
-    calibrator: str,
-    say: Callable[[str], None],
+def prune_with(
+    model: Model, steps: list[dict[str, Any]], calib: str | None, say: Callable[[str], None]
 ) -> Model:
-    """The model pruned (`prune` holds arguments of `compress`) and, given `calib`, quantized."""
+    """The model pruned; `steps` holds arguments of `compress`, data goes to those that use it."""
     from lepton_tvm.compression import compress
+
+    for step in steps:
+        say(f"pruning: {step['method']}")
+        data = {"calibration": calib} if calib and step["method"] == "channels" else {}
+        model = compress(model, **step, **data)
+    return model
+
+
+def quantize_with(
+    model: Model, calib: str | None, calibrator: str, say: Callable[[str], None]
+) -> Model:
+    """The model quantized to int8 with ranges from `calib`."""
     from lepton_tvm.quantization import QuantizeConfig, quantize
 
-    for step in prune:
-        say(f"pruning: {step['method']}")
-        model = compress(model, **step)
-    if calib is None:
-        return model
     say("calibrating and quantizing")
     return quantize(model, calib, config=QuantizeConfig(calibrator=calibrator))

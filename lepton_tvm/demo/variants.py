@@ -15,7 +15,9 @@ from lepton_tvm.quantization import quantize
 __all__ = ["PRUNE_RATIO", "build_variants"]
 
 #: The share of all channels, ranked together, that the pruned variant loses.
-PRUNE_RATIO = 0.25
+PRUNE_RATIO = 0.27
+# What is left fills whole registers of 16 lanes.
+_ROUND_TO = 16
 
 
 def build_variants(
@@ -39,7 +41,7 @@ def build_variants(
     notify("compiling int8")
     build(quantized, target=target, db=db)
     notify(f"removing {ratio:.0%} of the channels, quantizing what is left")
-    pruned = compress(model, method="channels", ratio=ratio, scope="global")
+    pruned = compress(model, method="channels", ratio=ratio, round_to=_ROUND_TO)
     smaller = quantize(pruned, samples)
     notify("compiling pruned + int8")
     build(smaller, target=target, db=db)

@@ -102,13 +102,26 @@ def vectorize_inner(sch: Schedule, block: Block, lanes: int) -> None:
     """
     last = sch.get_loops(block)[-1]
     extent = int(sch.get(last).extent)
-    if extent > lanes and extent % lanes == 0:
-        pieces, last = sch.split(last, [None, lanes])
-        if extent // lanes <= _MOST_UNROLLED:
-            sch.unroll(pieces)
-    elif extent > _WIDEST * lanes or extent < _NARROWEST:
+    if extent < _NARROWEST:
         return
+    width = _vector_width(extent, lanes)
+    if width is None:
+        return
+    if width < extent:
+        pieces, last = sch.split(last, [None, width])
+        if extent // width <= _MOST_UNROLLED:
+            sch.unroll(pieces)
     sch.vectorize(last)
+
+
+def _vector_width(extent: int, lanes: int) -> int | None:
+    """`lanes` where they divide the extent, all of a short one, else a divisor that fills them."""
+    if extent % lanes == 0:
+        return lanes
+    if extent <= _WIDEST * lanes:
+        return extent
+    widths = [w for w in range(lanes // 2, _WIDEST * lanes + 1) if extent % w == 0]
+    return widths[-1] if widths else None
 
 
 def parallel_outer(sch: Schedule, loop: Loop, macs: int) -> None:

@@ -20,22 +20,23 @@ _WORTH_A_THREAD = 65_536
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Inlines everything into the one block that writes the output, and vectorises that."""
+    """Inlines everything into the blocks that write the outputs, and vectorises those."""
 
     name: str = "x86.elementwise"
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
-        """Schedule `func`, or None where it has a reduction or several outputs."""
+        """Schedule `func`, or None where it has a reduction."""
         sch = new_schedule(func)
         root = sch.get_sblock("root")
         blocks = sch.get_child_blocks(root)
         outputs = sch.get_output_blocks(root)
-        if len(outputs) != 1 or any("R" in block_iters(sch, b) for b in blocks):
+        if not outputs or any("R" in block_iters(sch, b) for b in blocks):
             return None
         for block in blocks:
-            if not same_block(sch, block, outputs[0]):
+            if not any(same_block(sch, block, o) for o in outputs):
                 sch.compute_inline(block)
-        schedule_spatial(sch, outputs[0], target)
+        for output in outputs:
+            schedule_spatial(sch, output, target)
         return sch
 
 
