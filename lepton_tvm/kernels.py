@@ -97,4 +97,4 @@ def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
 
 
 def _stem(name: str) -> str:
-    return re.sub(r"\d+$", "", name.removeprefix("fused_"))
+    return re.sub(r"_?\d+$", "", name.removeprefix("fused_"))

@@ -158,7 +158,7 @@ def _example(
     shapes: Mapping[str, tuple[int, ...]],
 ) -> str:
     """A `shapes=` argument that would work, or nearly: known dimensions kept, others guessed."""
-    entries = []
+    entries, options = [], []
     for value in inputs:
         tensor = value.type.tensor_type
         dims = list(tensor.shape.dim)
@@ -177,7 +177,11 @@ def _example(
                 channels = _first_channels(graph, value.name)
                 dims_of = (dims_of[0], channels or dims_of[1], *dims_of[2:])  # type: ignore[assignment]
         entries.append(f'"{value.name}": {tuple(dims_of)}')
-    return f"; say which, for example shapes={{{', '.join(entries)}}}"
+        options.append(f"--shape {value.name}={','.join(map(str, dims_of))}")
+    return (
+        f"; say which, for example shapes={{{', '.join(entries)}}}, "
+        f"on the command line {' '.join(options)}"
+    )
 
 
 def _first_channels(graph: onnx.GraphProto, name: str) -> int | None:

@@ -6,6 +6,8 @@ The textual front end of TVM costs about 0.1 s an intrinsic, so none is made at 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.s_tir import TensorIntrin
@@ -27,14 +29,87 @@ _PMADDWD = {
 }
 
 
+@dataclass(frozen=True)
+class _DotUnit:
+    """An instruction (or two) that adds `dot` products into each 32-bit lane.
+
+    `operand` is the element type of the activations, of which `dot` fill a 32-bit word.
+    `multiply_add` takes and returns vectors: int32 sums, int32 words, int8 weights.
+    """
+
+    name: str
+    dot: int
+    operand: str
+    multiply_add: Callable[[Any, Any, Any], Any]
+
+
+def _unit(isa: Isa, lanes: int) -> _DotUnit:
+    """VNNI's bytes where the target has it, else pairs of 16 bits, which are as exact."""
+    sums = f"int32x{lanes}"
+    if isa.vnni:
+        wide = f"int8x{lanes * 4}"
+        return _DotUnit(
+            "vnni",
+            4,
+            "uint8",
+            lambda acc, words, weights: T.call_llvm_pure_intrin(
+                sums, _VPDPBUSD[lanes], acc, T.reinterpret(wide, words), weights
+            ),
+        )
+    halves = f"int16x{lanes * 2}"
+    return _DotUnit(
+        "pairs",
+        2,
+        "int16",
+        lambda acc, words, weights: (
+            acc
+            + T.call_llvm_pure_intrin(
+                sums, _PMADDWD[lanes], T.reinterpret(halves, words), T.cast(weights, halves)
+            )
+        ),
+    )
+
+
 @functools.cache
 def dot_intrinsic(isa: Isa, lanes: int) -> str:
-    """The name of: C[lanes] += sum over `dot` of A[dot] (broadcast) * B[lanes, dot].
+    """The name of: C[lanes] += sum over `dot` of A[dot] (for all lanes) * B[lanes, dot].
 
-    With VNNI A is uint8[4]; without it A is int16[2] (bytes already widened) and the product of
-    pairs is exact in 32 bits. B is int8, C int32 in a local buffer.
+    With VNNI A is uint8[4]; without it A is int16[2] (bytes already widened). B is int8, C int32 in
+    a local buffer.
     """
-    return _vnni(lanes) if isa.vnni else _pairs(lanes)
+    unit = _unit(isa, lanes)
+    dot, operand, multiply_add = unit.dot, unit.operand, unit.multiply_add
+    sums, word, bytes_ = f"int32x{lanes}", f"{operand}x{dot}", f"int8x{lanes * dot}"
+
+    @T.prim_func(s_tir=True)
+    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = T.match_buffer(a, (dot,), operand, offset_factor=1)
+        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
+        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:dot], B[0:lanes, 0:dot])
+            T.writes(C[0:lanes])
+            for i in T.serial(0, lanes):
+                for k in T.serial(0, dot):
+                    with T.sblock("update"):
+                        vi, vk = T.axis.remap("SR", [i, k])
+                        C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
+
+    @T.prim_func(s_tir=True)
+    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = T.match_buffer(a, (dot,), operand, offset_factor=1)
+        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
+        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:dot], B[0:lanes, 0:dot])
+            T.writes(C[0:lanes])
+            C[T.ramp(0, 1, lanes)] = multiply_add(
+                C.vload([0], dtype=sums),
+                T.broadcast(T.reinterpret("int32", A.vload([0], dtype=word)), lanes),
+                B.vload([0, 0], dtype=bytes_),
+            )
+
+    return _register(f"lepton.{unit.name}_dot_{lanes}", desc, impl)
 
 
 @functools.cache
@@ -43,166 +118,47 @@ def lanewise_dot_intrinsic(isa: Isa, lanes: int) -> str:
 
     A holds `dot` unsigned parts per 32-bit word: four bytes with VNNI, else two 16-bit halves.
     """
-    return _vnni_lanewise(lanes) if isa.vnni else _pairs_lanewise(lanes)
-
-
-def _vnni(lanes: int) -> str:
-    name = f"lepton.vnni_dot_{lanes}"
-    intrin, wide, ints = _VPDPBUSD[lanes], f"int8x{lanes * 4}", f"int32x{lanes}"
-
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (4,), "uint8", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:4], B[0:lanes, 0:4])
-            T.writes(C[0:lanes])
-            for i in T.serial(0, lanes):
-                for k in T.serial(0, 4):
-                    with T.sblock("update"):
-                        vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (4,), "uint8", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:4], B[0:lanes, 0:4])
-            T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = T.call_llvm_pure_intrin(
-                ints,
-                intrin,
-                C.vload([0], dtype=ints),
-                T.reinterpret(
-                    wide, T.broadcast(T.reinterpret("int32", A.vload([0], dtype="uint8x4")), lanes)
-                ),
-                B.vload([0, 0], dtype=wide),
-            )
-
-    return _register(name, desc, impl)
-
-
-def _pairs(lanes: int) -> str:
-    name = f"lepton.pairs_dot_{lanes}"
-    intrin, ints = _PMADDWD[lanes], f"int32x{lanes}"
-    bytes_, halves = f"int8x{lanes * 2}", f"int16x{lanes * 2}"
-
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (2,), "int16", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 2), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:2], B[0:lanes, 0:2])
-            T.writes(C[0:lanes])
-            for i in T.serial(0, lanes):
-                for k in T.serial(0, 2):
-                    with T.sblock("update"):
-                        vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (2,), "int16", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 2), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:2], B[0:lanes, 0:2])
-            T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = C.vload([0], dtype=ints) + T.call_llvm_pure_intrin(
-                ints,
-                intrin,
-                T.reinterpret(
-                    halves,
-                    T.broadcast(T.reinterpret("int32", A.vload([0], dtype="int16x2")), lanes),
-                ),
-                T.cast(B.vload([0, 0], dtype=bytes_), halves),
-            )
-
-    return _register(name, desc, impl)
-
-
-def _vnni_lanewise(lanes: int) -> str:
-    name = f"lepton.vnni_lanewise_{lanes}"
-    intrin, wide, ints = _VPDPBUSD[lanes], f"int8x{lanes * 4}", f"int32x{lanes}"
+    unit = _unit(isa, lanes)
+    dot, multiply_add = unit.dot, unit.multiply_add
+    sums, bytes_ = f"int32x{lanes}", f"int8x{lanes * dot}"
 
     @T.prim_func(s_tir=True)
     def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
+        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
         C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:4])
+            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
             for i in T.serial(0, lanes):
                 with T.sblock("update"):
                     vi = T.axis.spatial(lanes, i)
-                    C[vi] = C[vi] + (
-                        T.bitwise_and(A[vi], 255) * T.cast(B[vi, 0], "int32")
-                        + T.bitwise_and(T.shift_right(A[vi], 8), 255) * T.cast(B[vi, 1], "int32")
-                        + T.bitwise_and(T.shift_right(A[vi], 16), 255) * T.cast(B[vi, 2], "int32")
-                        + T.bitwise_and(T.shift_right(A[vi], 24), 255) * T.cast(B[vi, 3], "int32")
-                    )
+                    C[vi] = C[vi] + _sum_of_parts(A, B, vi, dot)
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
+        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
         C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:4])
+            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = T.call_llvm_pure_intrin(
-                ints,
-                intrin,
-                C.vload([0], dtype=ints),
-                T.reinterpret(wide, A.vload([0], dtype=ints)),
-                B.vload([0, 0], dtype=wide),
+            C[T.ramp(0, 1, lanes)] = multiply_add(
+                C.vload([0], dtype=sums), A.vload([0], dtype=sums), B.vload([0, 0], dtype=bytes_)
             )
 
-    return _register(name, desc, impl)
+    return _register(f"lepton.{unit.name}_lanewise_{lanes}", desc, impl)
 
 
-def _pairs_lanewise(lanes: int) -> str:
-    name = f"lepton.pairs_lanewise_{lanes}"
-    intrin, ints = _PMADDWD[lanes], f"int32x{lanes}"
-    bytes_, halves = f"int8x{lanes * 2}", f"int16x{lanes * 2}"
-
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 2), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:2])
-            T.writes(C[0:lanes])
-            for i in T.serial(0, lanes):
-                with T.sblock("update"):
-                    vi = T.axis.spatial(lanes, i)
-                    C[vi] = C[vi] + (
-                        T.bitwise_and(A[vi], 65535) * T.cast(B[vi, 0], "int32")
-                        + T.bitwise_and(T.shift_right(A[vi], 16), 65535) * T.cast(B[vi, 1], "int32")
-                    )
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 2), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:2])
-            T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = C.vload([0], dtype=ints) + T.call_llvm_pure_intrin(
-                ints,
-                intrin,
-                T.reinterpret(halves, A.vload([0], dtype=ints)),
-                T.cast(B.vload([0, 0], dtype=bytes_), halves),
-            )
-
-    return _register(name, desc, impl)
+def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int) -> Any:
+    """The expression that the integer depthwise kernel sums, term by term in the same order."""
+    bits = 32 // dot
+    total = None
+    for part in range(dot):
+        word = T.shift_right(A[lane], bits * part) if part else A[lane]
+        product = T.bitwise_and(word, (1 << bits) - 1) * T.cast(B[lane, part], "int32")
+        total = product if total is None else total + product
+    return total
 
 
 def _register(name: str, desc: Any, impl: Any) -> str:
