@@ -268,6 +268,24 @@ def test_each_reader_gets_its_own_dequantize() -> None:
     assert ops_of(lowered(net(write), 0)).count("relax.dequantize") == 2
 
 
+def test_a_value_that_is_also_an_output_is_computed_once() -> None:
+    def write(n: Net, x: Any) -> Any:
+        y = n.relu(_conv(n, x))
+        return y, _conv(n, y, seed=2)
+
+    module = net(write)
+    made = lowered(module, 2)
+    assert ops_of(made).count("relax.nn.conv2d") == 2
+    assert ops_of(made).count("relax.nn.relu") == 1
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype(np.float32)
+    relu, last = pipeline.run(made, [x])
+    values, scales = weights((1, 1, 4, 4), 3)
+    acc = int_conv2d(qp.quantize(x, IN), values, zero_point=IN.zero_point)
+    expected = np.maximum(acc * (np.float64(IN.scale) * scales), 0)
+    np.testing.assert_allclose(relu, expected, rtol=1e-6)
+    assert last.dtype == np.float32
+
+
 def test_a_bias_that_would_overflow_is_added_in_float() -> None:
     values, scales = weights((4, 3), 1)
     bias = np.array([1e7, 0.0, -1e7], np.float32)

@@ -12,6 +12,7 @@ from lepton_tvm import pipeline
 from lepton_tvm.frontend import load_model
 from lepton_tvm.model import Model
 from lepton_tvm.quantization import quantize
+from lepton_tvm.targets import parse_target
 from tests import zoo
 
 Array = npt.NDArray[Any]
@@ -21,7 +22,7 @@ def _both(model: Model, calibration: Array, inputs: Array) -> tuple[Array, Array
     """Outputs of float and int8 for single samples, and the int8 kernels."""
     made = quantize(model, calibration)
     exact, int8 = pipeline.executor(model.module), pipeline.executor(made.module)
-    kernels = pipeline.lower(made.module, pipeline.parse_target("native")).kernels
+    kernels = pipeline.lower(made.module, parse_target("native")).kernels
     return (
         np.concatenate([exact([x[None]])[0] for x in inputs]),
         np.concatenate([int8([x[None]])[0] for x in inputs]),
