@@ -105,7 +105,9 @@ def prune_with(
 
     for step in steps:
         say(f"pruning: {step['method']}")
-        data = {"calibration": calib} if calib and step["method"] == "channels" else {}
+        data: dict[str, Any] = (
+            {"calibration": calib} if calib and step["method"] == "channels" else {}
+        )
         model = compress(model, **step, **data)
     return model
 

@@ -111,7 +111,7 @@ def test_folded_preprocessing_takes_the_picture_as_it_is(model: Model) -> None:
     folded = fold_preprocessing(model, mean=(100.0, 110.0, 120.0), std=50.0)
     pixels = np.random.default_rng(2).integers(0, 256, (1, 10, 12, 3)).astype("uint8")
     assert (folded.inputs[0].dtype, folded.inputs[0].shape) == ("uint8", (1, 10, 12, 3))
-    scaled = (pixels.astype("float32") - np.float32([100, 110, 120])) / np.float32(50)
+    scaled = (pixels.astype("float32") - np.array([100, 110, 120], "float32")) / np.float32(50)
     wanted = pipeline.run(model.module, [np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))])[0]
     got = pipeline.run(folded.module, [pixels])[0]
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
