@@ -28,6 +28,7 @@ from lepton_tvm.passes.legalize import LEGALIZATIONS
 from lepton_tvm.passes.lower_kernels import LowerKernels
 from lepton_tvm.passes.name_kernels import NameKernels
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
+from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
 from lepton_tvm.schedules.apply import Applied, apply_schedules
 from lepton_tvm.targets import Target, parse_target
 
@@ -66,6 +67,7 @@ def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None
     tell("lower-kernels")
     mod, report = LowerKernels(target)(mod)
     reports.append(report)
+    mod, stored = return_stored(mod)
     with target.tvm:
         tell("legalize")
         mod = relax.transform.LegalizeOps(dict(LEGALIZATIONS))(mod)
@@ -74,6 +76,10 @@ def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
+        ):
+            mod = step(mod)
+        mod = drop_outputs(mod, stored)
+        for step in (
             relax.transform.DeadCodeElimination(),
             relax.transform.RewriteDataflowReshape(),
             relax.transform.DeadCodeElimination(),

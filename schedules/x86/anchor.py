@@ -16,8 +16,9 @@ _MOST_UNROLLED = 4
 _WIDEST = 4
 # Fewer elements than this are left to LLVM: as a vector they would be taken apart again.
 _NARROWEST = 8
-# Below this many multiply-adds the start of a second thread costs more than it brings.
-_WORTH_A_THREAD = 300_000
+# Multiply-adds below which the start of a second thread (some microseconds) costs more than it
+# brings, by how many of them an instruction adds per lane: about 20 microseconds of work each.
+_WORTH_A_THREAD = {1: 1_000_000, 2: 1_000_000, 4: 3_000_000}
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _vector_width(extent: int, lanes: int) -> int | None:
     return widths[-1] if widths else None
 
 
-def parallel_outer(sch: Schedule, loop: Loop, macs: int) -> None:
-    """Spread `loop` over the cores where the work is worth it."""
-    if macs >= _WORTH_A_THREAD and int(sch.get(loop).extent) > 1:
+def parallel_outer(sch: Schedule, loop: Loop, macs: int, dot: int) -> None:
+    """Spread `loop` over the cores where the kernel's work is worth it."""
+    if macs >= _WORTH_A_THREAD[dot] and int(sch.get(loop).extent) > 1:
         sch.parallel(loop)

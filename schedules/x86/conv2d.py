@@ -64,9 +64,9 @@ class Conv2d:
         sch.unroll(kv)
         if anchor.pad is not None:
             pad_outer = sch.fuse(*sch.get_loops(anchor.pad)[:2])
-            parallel_outer(sch, pad_outer, macs)
+            parallel_outer(sch, pad_outer, macs, anchor.dot)
             vectorize_inner(sch, anchor.pad, target.level.lanes * (1 if anchor.dot == 1 else 4))
-        parallel_outer(sch, outer, macs)
+        parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
         finish_tile(sch, anchor, wo, rh, kl, intrinsic)
         return sch

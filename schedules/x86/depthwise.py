@@ -56,7 +56,7 @@ class DepthwiseConv2d:
         wo, wi = sch.split(w, [None, anchor.rows])
         sch.reorder(n, ho, hi, co, wo, rh, rw, wi, cv, cl, *rest)
         outer = sch.fuse(n, ho)
-        parallel_outer(sch, outer, macs)
+        parallel_outer(sch, outer, macs, anchor.dot)
         if anchor.pad is not None:
             sch.compute_at(anchor.pad, outer, preserve_unit_loops=True)
             vectorize_inner(sch, anchor.pad, target.level.lanes)

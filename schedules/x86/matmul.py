@@ -59,9 +59,9 @@ class Matmul:
         sch.unroll(mi)
         sch.unroll(kv)
         if anchor.pad is not None:
-            parallel_outer(sch, sch.get_loops(anchor.pad)[0], macs)
+            parallel_outer(sch, sch.get_loops(anchor.pad)[0], macs, anchor.dot)
             vectorize_inner(sch, anchor.pad, target.level.lanes * (1 if anchor.dot == 1 else 4))
-        parallel_outer(sch, outer, macs)
+        parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
         finish_tile(sch, anchor, inner, rc, kl, intrinsic)
         return sch
