@@ -46,13 +46,15 @@ def _inside_helper(threads: int, function: Callable[[], _T]) -> _T:
 def _pool_is(threads: int) -> bool:
     """Make this thread's pool use `threads` threads; False where the pool is too small."""
     count = global_function("runtime.NumThreads")
-    if getattr(_seen, "yes", False) and count() == threads:
-        return True
     if not getattr(_seen, "yes", False):
         _set_max_concurrency(threads)
-        count()  # makes the pool now: configuring it would first undo the line above
+        count()  # makes the pool now, of that size
         _seen.yes = True
-    global_function("runtime.config_threadpool")(_DEFAULT_MODE, threads)
+    if count() != threads:
+        global_function("runtime.config_threadpool")(_DEFAULT_MODE, threads)
+    # A parallel loop asks this thread's limit, not the pool, whether it may use more than the
+    # calling thread, and configuring the pool resets the limit.
+    _set_max_concurrency(threads)
     return bool(count() == threads)
 
 

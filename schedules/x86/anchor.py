@@ -16,9 +16,10 @@ _MOST_UNROLLED = 4
 _WIDEST = 4
 # Fewer elements than this are left to LLVM: as a vector they would be taken apart again.
 _NARROWEST = 8
-# Multiply-adds below which the start of a second thread (some microseconds) costs more than it
-# brings, by how many of them an instruction adds per lane: about 20 microseconds of work each.
-_WORTH_A_THREAD = {1: 1_000_000, 2: 1_000_000, 4: 3_000_000}
+# Multiply-adds below which a parallel loop costs more than a second thread brings, by how many of
+# them an instruction adds per lane: 5 to 10 microseconds of work. A launch costs about one, also
+# where only one thread may run.
+_WORTH_A_THREAD = {1: 600_000, 2: 1_000_000, 4: 1_500_000}
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,20 @@ def test_asked_number_of_threads_is_used(path: Path) -> None:
     assert fresh(code, path) == "[1, 3, 2, 1]"
 
 
+def test_parallel_loops_may_use_the_asked_number_of_threads(path: Path) -> None:
+    # what a parallel loop asks; TVM forgets it whenever the pool is configured
+    code = (
+        "import sys; import numpy as np; from lepton_tvm import runtime\n"
+        "from lepton_tvm.runtime.threads import run_with_threads\n"
+        "from lepton_tvm.runtime.library import runtime_library\n"
+        "nets = [runtime.load(sys.argv[1], threads=n) for n in (2, 1, 3)]\n"
+        "for net in nets: net(np.ones((2, 8), 'float32'))\n"
+        "limit = runtime_library()['_ZN3tvm7runtime9threading14MaxConcurrencyEv']\n"
+        "print([run_with_threads(n, limit) for n in (2, 1, 3, 1, 2)])"
+    )
+    assert fresh(code, path) == "[2, 1, 3, 1, 2]"
+
+
 def test_flipped_byte_is_found_before_loading(path: Path, tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1

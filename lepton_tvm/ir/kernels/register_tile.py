@@ -11,8 +11,6 @@ __all__ = ["RegisterFile", "RegisterTile", "choose_channel_tile", "choose_tile",
 # A fused multiply-add has a latency of about four cycles and two start per cycle: fewer
 # independent accumulators than this leave the unit waiting.
 _CHAINS = 8
-# Registers that hold weights and the broadcast activation, not accumulators.
-_SPARE = 4
 # Rows or channels that are computed and thrown away also cost branches in the epilogue.
 _TAIL_PENALTY = 1.1
 # Among equally fast tiles prefer fewer loads and fewer passes over the weights.
@@ -48,8 +46,12 @@ class RegisterTile:
 
 
 def row_candidates(extent: int, vectors: int, isa: RegisterFile) -> list[int]:
-    """The numbers of rows that fit the register file beside `vectors`, at most `extent`."""
-    most = max(1, (isa.registers - _SPARE) // vectors)
+    """The numbers of rows whose sums fit the registers, at most `extent`.
+
+    Beside the sums stand `vectors` registers of weights and one for the activation. With a single
+    one too many, LLVM moves nearly every register in every step.
+    """
+    most = max(1, (isa.registers - vectors - 1) // vectors)
     return list(range(1, min(extent, most) + 1))
 
 
@@ -73,7 +75,7 @@ def choose_channel_tile(extent: int, channels: int, isa: RegisterFile) -> Regist
     if channels % lanes:
         lanes = 1
     vectors = 2 if channels % (2 * lanes) == 0 and lanes > 1 else 1
-    most = max(1, (isa.registers - _SPARE) // (2 * vectors))
+    most = max(1, (isa.registers // 2 - 2) // vectors)  # half of them: the filter takes the rest
     fits = [r for r in range(1, min(extent, most) + 1) if extent % r == 0]
     rows = fits[-1] if fits[-1] * 2 > min(extent, most) else min(extent, most)
     return RegisterTile(rows, lanes, vectors)
