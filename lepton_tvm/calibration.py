@@ -81,7 +81,7 @@ def collect_ranges(
     order = [p.name for p in g.main_of(model.module).params]
     wanted = [n for n in names if n not in order]
     parts = [
-        (part, (executor or pipeline.executor)(_with_outputs(model.module, part)))
+        (part, (executor or pipeline.executor)(g.with_named_outputs(model.module, part)))
         for part in _split(model.module, wanted)
     ]
     seen = {n: _Statistics(n, method, percentile) for n in names}
@@ -138,19 +138,6 @@ class _Statistics:
             low, high = max(low, found[0]), min(high, found[1])
         means = (np.asarray(self.sum) / self.rows).astype(np.float32)
         return Range(low, high, self.low, self.high, means, self.count)
-
-
-def _with_outputs(module: tvm.IRModule, names: Sequence[str]) -> tvm.IRModule:
-    """A copy of `module` that returns the bindings of these names."""
-    from tvm import relax
-
-    func = g.main_of(module)
-    builder = g.GraphBuilder(module)
-    new: dict[Any, Any] = {}
-    for var, value in g.definitions(func).items():
-        new[var] = builder.emit(g.substitute(value, new), var.name)
-    by_name = {old.name: made for old, made in new.items()}
-    return builder.finish(relax.Tuple([by_name[n] for n in names]))
 
 
 def _split(module: tvm.IRModule, names: Sequence[str]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from lepton_tvm import pipeline
 from lepton_tvm.calibration import Executor
 from lepton_tvm.data import Samples, as_samples
 from lepton_tvm.errors import InputError
-from lepton_tvm.ir.graph import Array, GraphBuilder, bindings_of, main_of, substitute
+from lepton_tvm.ir.graph import Array, bindings_of, main_of, with_named_outputs
 from lepton_tvm.model import Model, Step
 from lepton_tvm.passes.prune.groups import find_groups
 from lepton_tvm.passes.prune.importance import group_importance
@@ -202,7 +202,7 @@ def _watch(
     names = list(dict.fromkeys(reader.data for reader in readers))
     if not names:
         return []
-    run = executor(_with_outputs(model.module, names))
+    run = executor(with_named_outputs(model.module, names))
     order = [p.name for p in main_of(model.module).params]
     for done, sample in enumerate(samples, start=1):
         arrays = dict(zip(names, run([sample[n] for n in order]), strict=True))
@@ -221,16 +221,3 @@ def _refuse_infinite(arrays: Mapping[str, Array]) -> None:
                 f"the float model computes NaN or infinity at '{name}' on a calibration sample; "
                 "check the weights and the scale of the input data"
             )
-
-
-def _with_outputs(module: Any, names: Sequence[str]) -> Any:
-    """A copy of `module` that returns the results of these names."""
-    from tvm import relax
-
-    func = main_of(module)
-    builder = GraphBuilder(module)
-    new: dict[Any, Any] = {}
-    for binding in bindings_of(func):
-        new[binding.var] = builder.emit(substitute(binding.value, new), binding.var.name)
-    by_name = {old.name: made for old, made in new.items()}
-    return builder.finish(relax.Tuple([by_name[n] for n in names]))

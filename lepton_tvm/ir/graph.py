@@ -60,6 +60,8 @@ __all__ = [
     "short_op",
     "substitute",
     "with_attrs",
+    "with_named_outputs",
+    "with_output",
 ]
 
 
@@ -292,6 +294,21 @@ def rewrite(mod: tvm.IRModule, visit: Visit) -> tuple[tvm.IRModule, int]:
     result = substitute(output, env)
     made = builder.value(result)
     return builder.finish(made if isinstance(made, relax.Tuple) else result), changed
+
+
+def with_output(mod: tvm.IRModule, output: Expr) -> tvm.IRModule:
+    """A copy of `mod` whose `main` returns `output`, an expression (or Tuple) of its variables."""
+    builder = GraphBuilder(mod)
+    new: dict[relax.Var, Expr] = {}
+    for var, value in definitions(main_of(mod)).items():
+        new[var] = builder.emit(substitute(value, new), var.name)
+    return builder.finish(substitute(output, new))
+
+
+def with_named_outputs(mod: tvm.IRModule, names: Sequence[str]) -> tvm.IRModule:
+    """A copy of `mod` whose `main` returns a tuple of the bindings of these names."""
+    by_name = {var.name: var for var in definitions(main_of(mod))}
+    return with_output(mod, relax.Tuple([by_name[n] for n in names]))
 
 
 def _drop_unused_primfuncs(mod: tvm.IRModule) -> tvm.IRModule:

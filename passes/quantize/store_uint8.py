@@ -33,14 +33,14 @@ def return_stored(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
     ]
     if not stored:
         return mod, 0
-    return _with_outputs(mod, [*_outputs(func), *stored]), len(stored)
+    return g.with_output(mod, _tuple([*_outputs(func), *stored])), len(stored)
 
 
 def drop_outputs(mod: tvm.IRModule, count: int) -> tvm.IRModule:
     """`mod` without its last `count` outputs: the inverse of `return_stored`."""
     if count == 0:
         return mod
-    return _with_outputs(mod, _outputs(g.main_of(mod))[:-count])
+    return g.with_output(mod, _tuple(_outputs(g.main_of(mod))[:-count]))
 
 
 def _outputs(func: relax.Function) -> list[g.Expr]:
@@ -48,10 +48,5 @@ def _outputs(func: relax.Function) -> list[g.Expr]:
     return list(output.fields) if isinstance(output, relax.Tuple) else [output]
 
 
-def _with_outputs(mod: tvm.IRModule, outputs: list[g.Expr]) -> tvm.IRModule:
-    builder = g.GraphBuilder(mod)
-    new: dict[relax.Var, g.Expr] = {}
-    for var, value in g.definitions(g.main_of(mod)).items():
-        new[var] = builder.emit(g.substitute(value, new), var.name)
-    made = [g.substitute(o, new) for o in outputs]
-    return builder.finish(made[0] if len(made) == 1 else relax.Tuple(made))
+def _tuple(outputs: list[g.Expr]) -> g.Expr:
+    return outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tvm
@@ -42,9 +43,7 @@ class Conv2d:
             return None
         n, h, w, k, rh, rw, rc, *rest = sch.get_loops(anchor.reduction)
         extents = [int(sch.get(loop).extent) for loop in (n, h, w, k, rh, rw, rc, *rest)]
-        macs = 1
-        for extent in extents:
-            macs *= extent
+        macs = math.prod(extents)
         block = anchor.lanes * anchor.vectors
         weight_bytes = (
             macs // (extents[0] * extents[1] * extents[2]) * (4 if anchor.dot == 1 else 1)

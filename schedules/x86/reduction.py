@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tvm
@@ -63,9 +64,7 @@ def _schedule_reduction(sch: Schedule, block: Block, target: Target) -> None:
         return
     spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "S"]
     reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "R"]
-    work = 1
-    for loop in loops:
-        work *= int(sch.get(loop).extent)
+    work = math.prod(int(sch.get(loop).extent) for loop in loops)
     lanes = target.level.lanes
     if spatial and int(sch.get(spatial[-1]).extent) >= lanes // 2:
         _lanes_over_kept_axis(sch, block, spatial, reduced, lanes, work)
