@@ -22,9 +22,10 @@ class Isa:
     """One x86 instruction-set level.
 
     `flags` are the names in Linux's /proc/cpuinfo that a CPU must show, `mcpu` and `mattr` what
-    LLVM is told (x86-64-v3 and -v4: nothing beyond `flags` may be emitted), `lanes` the 32-bit
-    lanes of a vector register, `registers` how many of them there are, and `vnni` whether one
-    instruction adds four byte products into each 32-bit lane.
+    LLVM is told (x86-64-v2, -v3 and -v4: nothing beyond `flags` may be emitted), `lanes` the 32-bit
+    lanes of a vector register and `registers` how many of them there are. `vnni`: one instruction
+    adds four byte products into each 32-bit lane; `bf16`: one adds two bfloat16 products into each
+    float32 lane; `amx`: there are tile registers, for int8 and bfloat16.
     """
 
     name: str
@@ -33,26 +34,41 @@ class Isa:
     mattr: tuple[str, ...]
     lanes: int
     registers: int
-    vnni: bool
+    vnni: bool = False
+    bf16: bool = False
+    amx: bool = False
 
 
+_SSE = ("ssse3", "sse4_1", "sse4_2", "popcnt")
 _AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe", "popcnt")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_VNNI = (*_AVX512, "avx512_vnni")
+_BF16 = (*_VNNI, "avx512_bf16")
+_AMX = (*_BF16, "amx_tile", "amx_int8", "amx_bf16")
 
-#: Best last: `native` takes the last one whose flags the machine has. AMX comes after `vnni`.
+#: Best last: `native` takes the last one whose flags the machine has.
 ISAS: dict[str, Isa] = {
-    "avx2": Isa("avx2", _AVX2, "x86-64-v3", (), lanes=8, registers=16, vnni=False),
-    "avx512": Isa("avx512", _AVX512, "x86-64-v4", (), lanes=16, registers=32, vnni=False),
-    "vnni": Isa(
-        "vnni",
-        (*_AVX512, "avx512_vnni"),
-        "x86-64-v4",
-        ("+avx512vnni",),
-        lanes=16,
-        registers=32,
-        vnni=True,
-    ),
-}
+    isa.name: isa
+    for isa in (
+        Isa("sse", _SSE, "x86-64-v2", (), lanes=4, registers=16),
+        Isa("avx2", _AVX2, "x86-64-v3", (), lanes=8, registers=16),
+        Isa(
+            "avxvnni", (*_AVX2, "avx_vnni"), "x86-64-v3", ("+avxvnni",),
+            lanes=8, registers=16, vnni=True,
+        ),
+        Isa("avx512", _AVX512, "x86-64-v4", (), lanes=16, registers=32),
+        Isa("vnni", _VNNI, "x86-64-v4", ("+avx512vnni",), lanes=16, registers=32, vnni=True),
+        Isa(
+            "bf16", _BF16, "x86-64-v4", ("+avx512vnni", "+avx512bf16"),
+            lanes=16, registers=32, vnni=True, bf16=True,
+        ),
+        Isa(
+            "amx", _AMX, "x86-64-v4",
+            ("+avx512vnni", "+avx512bf16", "+amx-tile", "+amx-int8", "+amx-bf16"),
+            lanes=16, registers=32, vnni=True, bf16=True, amx=True,
+        ),
+    )
+}  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
@@ -72,12 +88,12 @@ def cpu_flags() -> frozenset[str]:
 def best_isa(flags: frozenset[str] | None = None) -> Isa:
     """The best instruction set that `flags` (default: this machine's) allow.
 
-    Raises TargetError where not even AVX2 is there.
+    Raises TargetError where not even SSE4.2 is there.
     """
     have = cpu_flags() if flags is None else flags
     fitting = [isa for isa in ISAS.values() if have.issuperset(isa.flags)]
     if not fitting:
-        missing = ", ".join(f for f in ISAS["avx2"].flags if f not in have)
+        missing = ", ".join(f for f in ISAS["sse"].flags if f not in have)
         raise TargetError(
             f"this machine ({platform.machine()}) cannot be a native target: its CPU lacks "
             f"{missing}; name a target to build for another machine, one of "
