@@ -29,10 +29,14 @@ from lepton_tvm.passes.lower_kernels import LowerKernels
 from lepton_tvm.passes.name_kernels import NameKernels
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
+from lepton_tvm.passes.stack_buffers import stack_buffers
 from lepton_tvm.schedules.apply import Applied, apply_schedules
 from lepton_tvm.targets import Target, parse_target
 
-__all__ = ["Build", "build", "executor", "lower", "run"]
+__all__ = ["TIR_PIPELINE", "Build", "build", "executor", "lower", "run"]
+
+#: The name under which the lowering of loop nests is registered with TVM.
+TIR_PIPELINE = "lepton_tvm"
 
 Progress = Callable[[str], None]
 
@@ -106,7 +110,7 @@ def build(
     with goal.tvm, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
         try:
             executable = tvm.compile(
-                lowered.module, goal.tvm, relax_pipeline=_finish_relax(), tir_pipeline="s_tir"
+                lowered.module, goal.tvm, relax_pipeline=_finish_relax(), tir_pipeline=TIR_PIPELINE
             )
         except (RuntimeError, ValueError) as error:
             raise CompileError(
@@ -157,3 +161,12 @@ def _finish_relax() -> tvm.transform.Pass:
             relax.transform.AttachGlobalSymbol(),
         ]
     )
+
+
+def _lower_loops() -> tuple[tvm.transform.Pass, ...]:
+    """TVM's lowering of scheduled loop nests, with temporary buffers on the stack."""
+    lowering, *finish = tvm.tirx.get_tir_pipeline("s_tir")
+    return (tvm.transform.Sequential([lowering, stack_buffers]), *finish)
+
+
+tvm.tirx.compilation_pipeline.register_tir_pipeline(TIR_PIPELINE, _lower_loops)

@@ -80,8 +80,9 @@ def finish_tile(
     """Fuse the epilogue under `at`, start the sums at `first_reduction`, and vectorise.
 
     `lane` is the loop over the lanes of one register; it is tensorized with `intrinsic`, or plainly
-    vectorised where that is None (left to LLVM for integers too few for a register). The epilogue
-    stays a loop over rows: unrolling it would multiply the code for no measurable gain.
+    vectorised where that is None (left to LLVM for integers too few for a register). A float
+    epilogue is unrolled over the rows, so that the sums never leave their registers; an integer one
+    is longer and stays a loop.
     """
     sch.set_scope(anchor.reduction, 0, "local")
     sch.reverse_compute_at(anchor.store, at, preserve_unit_loops=True)
@@ -95,6 +96,16 @@ def finish_tile(
     sch.unroll(vectors)
     sch.unroll(rows)
     vectorize_inner(sch, anchor.store, anchor.lanes)
+    if anchor.dot == 1:
+        _unroll_between(sch, at, anchor.store)
+
+
+def _unroll_between(sch: Schedule, at: Loop, block: Block) -> None:
+    """Unroll the loops of `block` inside `at`, but for its last one, which is vectorised."""
+    loops = sch.get_loops(block)
+    first = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(at)))
+    for loop in loops[first + 1 : -1]:
+        sch.unroll(loop)
 
 
 def vectorize_inner(sch: Schedule, block: Block, lanes: int) -> None:

@@ -12,6 +12,7 @@ from tvm import te
 
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
 from lepton_tvm.targets import ISAS, cpu_flags, parse_target
 
@@ -70,7 +71,7 @@ def run_kernel(
     out = kernel(*ins)
     sch = rule.apply(te.create_prim_func([*ins, out]), target, choices or Defaults())
     assert sch is not None, "the rule did not recognise its own kernel"
-    built = tvm.compile(sch.mod, target=target.tvm)
+    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
     shape = tuple(int(d) for d in out.shape)
     result: Any = tvm.runtime.empty(shape, str(out.dtype).removeprefix("T."))
     built["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(packed), result)
