@@ -14,16 +14,16 @@ from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
-from lepton_tvm.targets import ISAS, cpu_flags, parse_target
+from lepton_tvm.targets import parse_target
+from tests.schedules import emulator
 
 Operands = tuple[Array, Array]
 
 
 def needs(isa: str) -> None:
-    """Skip where this machine cannot run code for `isa`."""
-    missing = [f for f in ISAS[isa].flags if f not in cpu_flags()]
-    if missing:
-        pytest.skip(f"this CPU has no {', '.join(missing)}")
+    """Skip where this machine cannot run code for `isa`, not even by emulating what it lacks."""
+    if reason := emulator.prepare(isa):
+        pytest.skip(reason)
 
 
 def conv2d_reference(x: Array, w: Array, shape: ConvShape) -> Array:
