@@ -25,9 +25,9 @@ class KernelInfo:
     """One call of a kernel: name of its function, op, precision, ISA, work and shapes.
 
     `precision` is `int8` when all tensors that the kernel computes its main result from are
-    integers, `float32` when they are floats, `mixed` where integer tensors are turned to or from
-    floats without a reduction (the edges of a quantized region). `schedule` is the rule that made
-    it, `default` where none fitted. `calls` counts how often it runs per inference.
+    integers, `bfloat16` or `float32` when they are these, `mixed` where integer tensors are turned
+    to or from floats without a reduction (the edges of a quantized region). `schedule` is the rule
+    that made it, `default` where none fitted. `calls` counts how often it runs per inference.
     """
 
     name: str
@@ -88,7 +88,7 @@ def _anchor(func: tirx.PrimFunc) -> dict[str, Any] | None:
 
 def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
     if anchor is not None:
-        return "float32" if int(anchor["lepton.dot"]) == 1 else "int8"
+        return str(anchor["lepton.operand"]).replace("uint8", "int8")
     types = [str(b.dtype).removeprefix("T.") for b in (buffers[0], buffers[-1])]
     floats = [t in _FLOATS for t in types]
     if all(floats):

@@ -9,6 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
 
+from lepton_tvm.ir.bfloat16 import narrowed, widened
 from lepton_tvm.ir.graph import Expr, const_array, dtype_of, scalar_of, shape_of
 
 __all__ = ["LEGALIZATIONS"]
@@ -115,8 +116,25 @@ def _mean(bb: relax.BlockBuilder, call: Expr) -> Expr:
     return bb.call_te(kernel, call.args[0], primfunc_name_hint="mean")
 
 
+def _astype(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    """To and from bfloat16 by the target's instructions where it has them."""
+    x, target = call.args[0], tvm.target.Target.current(allow_none=True)
+    has_unit = target is not None and "+avx512bf16" in [str(a) for a in target.attrs["mattr"]]
+    change = {("float32", "bfloat16"): narrowed, ("bfloat16", "float32"): widened}.get(
+        (dtype_of(x), dtype_of(call))
+    )
+    if change is None or not has_unit:
+        return tvm.ir.Op.get("relax.astype").get_attr("FLegalize")(bb, call)
+
+    def kernel(t: te.Tensor) -> te.Tensor:
+        return te.compute(t.shape, lambda *i: change(t[i]), name="cast")
+
+    return bb.call_te(kernel, x, primfunc_name_hint="cast")
+
+
 #: Op name -> its lowering here; ops that are not listed take TVM's.
 LEGALIZATIONS: dict[str, Legalization] = {
+    "relax.astype": _astype,
     "relax.round": _unary(_nearbyint, "round"),
     "relax.exp": _float_only("relax.exp", topi.fast_exp, "exp"),
     "relax.erf": _float_only("relax.erf", topi.fast_erf, "erf"),

@@ -11,29 +11,50 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from lepton_tvm.ir.graph import Array, Expr, const_array, constant, dtype_of, op_name, shape_of
+from lepton_tvm.errors import TargetError
+from lepton_tvm.ir.graph import (
+    Array,
+    Expr,
+    bindings_of,
+    const_array,
+    constant,
+    dtype_of,
+    main_of,
+    op_name,
+    shape_of,
+)
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.passes.base import PassReport, Skipped
-from lepton_tvm.targets import Isa, Target
+from lepton_tvm.targets import ISAS, Isa, Target
 
 __all__ = ["LowerKernels"]
 
 _ANCHORS = ("relax.nn.conv2d", "relax.matmul")
+# Element types of activations, weights and result that have kernels.
+_TYPES = (
+    ("float32", "float32", "float32"),
+    ("bfloat16", "bfloat16", "float32"),
+    ("uint8", "int8", "int32"),
+)
+# A depthwise filter has no pairs of channels: its bfloat16 kernel computes in float32.
+_DEPTHWISE_TYPES = (*_TYPES, ("bfloat16", "float32", "float32"))
 
 
 @dataclass(frozen=True)
 class LowerKernels:
     """conv2d and matmul with constant weights -> `call_tir` of a loop nest, weights packed.
 
-    Before:  conv2d(x, const HWIO)                      float32, or uint8 x int8 -> int32
+    Before:  conv2d(x, const HWIO)     float32, bfloat16 -> float32, or uint8 x int8 -> int32
     After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
     The register tile, which decides the packing, comes from the shape and the target's registers.
     An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
     Does not handle: weights that are not constant, layouts other than NHWC/HWIO, other element
     types; those are left to the generic lowering and reported.
+
+    Raises TargetError for a bfloat16 model where the target has no bfloat16 instructions.
     """
 
     target: Target
@@ -42,6 +63,7 @@ class LowerKernels:
     def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
         """Apply the pass."""
         mod = mod.clone()
+        _check_units(mod, self.target)
         lowering = _Lowering(mod, self.target)
         lowered = lowering.run()
         report = PassReport(self.name, lowering.changed, skipped=tuple(lowering.skipped))
@@ -84,12 +106,17 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
     def _dot(self, weight: Array) -> int:
         if weight.dtype == "float32":
             return 1
+        if weight.dtype == "bfloat16":
+            return 2
         return 4 if self._isa.vnni else 2
 
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
         depth, columns = weight.shape
         tile = choose_tile(max(1, math.prod(leading)), columns, self._isa)
-        shape = MatmulShape(leading, depth, columns, self._dot(weight), tile.rows, tile.channels)
+        shape = MatmulShape(
+            leading, depth, columns, self._dot(weight), tile.rows, tile.channels,
+            bfloat16=weight.dtype == "bfloat16",
+        )  # fmt: skip
         return self._emit("matmul", matmul, x, pack_matmul_weight(weight, shape), shape, tile)
 
     def _conv2d(self, call: Expr, weight: Array) -> Expr:
@@ -102,7 +129,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         if (kh, kw, groups) == (1, 1, 1) and strides == (1, 1) and not any(padding):
             return self._matmul(x, weight.reshape(c, k), (n, h, w))
         out_width = shape_of(call)[2]
-        depthwise = groups == c == k and groups > 1
+        depthwise = _is_depthwise(call)
+        if depthwise and weight.dtype == "bfloat16":
+            weight = weight.astype("float32")
         # the channels of a group are not padded, so lanes must divide them
         tile = (
             choose_tile(out_width, k, self._isa)
@@ -112,6 +141,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         shape = ConvShape(
             n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
             dot=self._dot(weight), rows=tile.rows, block=tile.channels, pad_value=pad_value,
+            bfloat16=weight.dtype == "bfloat16",
         )  # fmt: skip
         if depthwise:
             packed = pack_depthwise_weight(weight, shape)
@@ -148,10 +178,25 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             "lepton.dot": shape.dot,
             "lepton.macs": shape.macs,
         }
-        hint = name if shape.dot == 1 else f"{name}_int8"
+        suffix = {"float32": "", "bfloat16": "_bf16"}.get(dtype_of(x), "_int8")
+        hint = name + suffix
         return self.builder_.call_te(
             lambda a, b: kernel(a, b, shape, notes), x, constant(packed), primfunc_name_hint=hint
         )
+
+
+def _check_units(mod: tvm.IRModule, target: Target) -> None:
+    if target.level.bf16:
+        return
+    for binding in bindings_of(main_of(mod)):
+        call = binding.value
+        if op_name(call) in _ANCHORS and dtype_of(call.args[0]) == "bfloat16":
+            able = " or ".join(f"{target.family}:{i.name}" for i in ISAS.values() if i.bf16)
+            raise TargetError(
+                f"'{binding.var.name}' ({op_name(call)}) computes in bfloat16, for which {target} "
+                f"has no instructions: compile for {able}, or compile the float32 model, or "
+                "quantize that to int8"
+            )
 
 
 def _why_not(call: Expr, weight: Array | None) -> str | None:
@@ -166,9 +211,16 @@ def _why_not(call: Expr, weight: Array | None) -> str | None:
         if layouts != ("NHWC", "HWIO"):
             return f"layouts {layouts} are not NHWC/HWIO"
     types = (dtype_of(call.args[0]), str(weight.dtype))
-    if types not in (("float32", "float32"), ("uint8", "int8")):
-        return f"element types {types[0]} x {types[1]} have no kernel"
+    if (*types, dtype_of(call)) not in (_DEPTHWISE_TYPES if _is_depthwise(call) else _TYPES):
+        return f"element types {types[0]} x {types[1]} to {dtype_of(call)} have no kernel"
     return None
+
+
+def _is_depthwise(call: Expr) -> bool:
+    if op_name(call) != "relax.nn.conv2d" or str(call.attrs.data_layout) != "NHWC":
+        return False
+    channels = (shape_of(call.args[0])[3], shape_of(call)[3])
+    return int(call.attrs.groups) > 1 and set(channels) == {int(call.attrs.groups)}
 
 
 def _pair(values: Any) -> tuple[int, int]:

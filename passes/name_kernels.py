@@ -15,7 +15,7 @@ from lepton_tvm.passes.base import PassReport
 
 __all__ = ["NameKernels"]
 
-_ANCHOR = re.compile(r"(depthwise_conv2d|conv2d|matmul)(_int8)?(?=\d|_|$)")
+_ANCHOR = re.compile(r"(depthwise_conv2d|conv2d|matmul)(_int8|_bf16)?(?=\d|_|$)")
 _WORDS = 2
 
 

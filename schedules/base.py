@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import tvm
 from tvm.s_tir import Schedule
 
+from lepton_tvm.ir.bfloat16 import HELPERS
 from lepton_tvm.targets import Target
 
 __all__ = [
@@ -64,8 +65,11 @@ class ScheduleRule(Protocol):
 
 
 def new_schedule(func: tvm.tirx.PrimFunc) -> Schedule:
-    """A schedule of a copy of `func`, as `main`."""
-    return Schedule(tvm.IRModule({"main": func}))
+    """A schedule of a copy of `func`, as `main`; with bfloat16 it imports the helpers for that."""
+    sch = Schedule(tvm.IRModule({"main": func}))
+    if any("bfloat16" in str(getattr(p, "dtype", "")) for p in func.params):
+        sch.annotate(sch.get_sblock("root"), "pragma_import_llvm", HELPERS)
+    return sch
 
 
 def block_notes(sch: Schedule, block: Block) -> dict[str, Any]:

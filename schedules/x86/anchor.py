@@ -33,11 +33,17 @@ class Anchor:
     vectors: int
     rows: int
     dot: int
+    operand: str
 
     @property
     def tensorized(self) -> bool:
-        """Whether the sums are integer dot products that fill a register."""
+        """Whether the sums are dot products that fill a register."""
         return self.dot > 1 and self.lanes >= 4
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one weight."""
+        return {"float32": 4, "bfloat16": 2}.get(self.operand, 1)
 
 
 def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
@@ -66,6 +72,7 @@ def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
         vectors=int(notes["lepton.vectors"]),
         rows=int(notes["lepton.rows"]),
         dot=int(notes["lepton.dot"]),
+        operand=str(notes["lepton.operand"]),
     )
 
 

@@ -26,7 +26,7 @@ _CACHED_WEIGHTS = 512 * 1024
 
 @dataclass(frozen=True)
 class Conv2d:
-    """Template for the reduction block `conv2d` (plain and grouped, float32 and int8).
+    """Template for the reduction block `conv2d` (plain and grouped; float32, bfloat16, int8).
 
     Order: image line, channel block, tile of the line, then the reduction with the tile unrolled
     inside. Where the weights exceed the cache the channel blocks go outermost, so that each block
@@ -45,9 +45,7 @@ class Conv2d:
         extents = [int(sch.get(loop).extent) for loop in (n, h, w, k, rh, rw, rc, *rest)]
         macs = math.prod(extents)
         block = anchor.lanes * anchor.vectors
-        weight_bytes = (
-            macs // (extents[0] * extents[1] * extents[2]) * (4 if anchor.dot == 1 else 1)
-        )
+        weight_bytes = macs // math.prod(extents[:3]) * anchor.weight_bytes
         blocks_out = choices.pick(
             sch, "channel_blocks_outermost", [0, 1], int(weight_bytes > _CACHED_WEIGHTS)
         )
@@ -64,8 +62,8 @@ class Conv2d:
         if anchor.pad is not None:
             pad_outer = sch.fuse(*sch.get_loops(anchor.pad)[:2])
             parallel_outer(sch, pad_outer, macs, anchor.dot)
-            vectorize_inner(sch, anchor.pad, target.level.lanes * (1 if anchor.dot == 1 else 4))
+            vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // anchor.weight_bytes)
         parallel_outer(sch, outer, macs, anchor.dot)
-        intrinsic = dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
         finish_tile(sch, anchor, wo, rh, kl, intrinsic)
         return sch

@@ -1,4 +1,4 @@
-"""Integer dot products of x86 as tensor intrinsics, one per vector width, made when asked for.
+"""Dot products of x86 as tensor intrinsics, one per vector width, made when asked for.
 
 The textual front end of TVM costs about 0.1 s an intrinsic, so none is made at import.
 """
@@ -13,6 +13,9 @@ from typing import Any
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from lepton_tvm.ir.bfloat16 import dot_helper
+from lepton_tvm.ir.kernels.conv2d import product
+from lepton_tvm.schedules.x86.anchor import Anchor
 from lepton_tvm.targets import Isa
 
 __all__ = ["dot_intrinsic", "lanewise_dot_intrinsic"]
@@ -33,14 +36,35 @@ _PMADDWD = {
 class _DotUnit:
     """An instruction (or two) that adds `dot` products into each 32-bit lane.
 
-    `operand` is the element type of the activations, of which `dot` fill a 32-bit word.
-    `multiply_add` takes and returns vectors: int32 sums, int32 words, int8 weights.
+    `operand` is the element type of the activations, of which `dot` fill a 32-bit word, `weight`
+    that of the weights and `total` that of the sums. `multiply_add` takes and returns vectors:
+    sums, int32 words, weights.
     """
 
     name: str
     dot: int
     operand: str
     multiply_add: Callable[[Any, Any, Any], Any]
+    weight: str = "int8"
+    total: str = "int32"
+
+
+def _bfloat16_unit(lanes: int, operand: str) -> _DotUnit:
+    """AVX512-BF16's `vdpbf16ps`; `operand` is bfloat16, or uint16 for its bits in a copy."""
+    return _DotUnit(
+        f"bfloat16_{operand}",
+        2,
+        operand,
+        lambda acc, words, weights: T.call_pure_extern(
+            f"float32x{lanes}",
+            dot_helper(lanes),
+            acc,
+            words,
+            T.reinterpret(f"int32x{lanes}", weights),
+        ),
+        "bfloat16",
+        "float32",
+    )
 
 
 def _unit(isa: Isa, lanes: int) -> _DotUnit:
@@ -70,22 +94,29 @@ def _unit(isa: Isa, lanes: int) -> _DotUnit:
     )
 
 
-@functools.cache
-def dot_intrinsic(isa: Isa, lanes: int) -> str:
+def dot_intrinsic(isa: Isa, anchor: Anchor) -> str:
     """The name of: C[lanes] += sum over `dot` of A[dot] (for all lanes) * B[lanes, dot].
 
     With VNNI A is uint8[4]; without it A is int16[2] (bytes already widened). B is int8, C int32 in
-    a local buffer.
+    a local buffer. For bfloat16 A and B are pairs of it (A as uint16 in a copy), and C is float32.
     """
-    unit = _unit(isa, lanes)
-    dot, operand, multiply_add = unit.dot, unit.operand, unit.multiply_add
-    sums, word, bytes_ = f"int32x{lanes}", f"{operand}x{dot}", f"int8x{lanes * dot}"
+    copied = anchor.operand == "bfloat16" and anchor.pad is not None
+    return _dot_intrinsic(isa, anchor.lanes, "uint16" if copied else anchor.operand)
+
+
+@functools.cache
+def _dot_intrinsic(isa: Isa, lanes: int, operand: str) -> str:
+    wide = operand in ("bfloat16", "uint16")
+    unit = _bfloat16_unit(lanes, operand) if wide else _unit(isa, lanes)
+    dot, element, multiply_add = unit.dot, unit.operand, unit.multiply_add
+    weight, total = unit.weight, unit.total
+    sums, word, weights = f"{total}x{lanes}", f"{element}x{dot}", f"{weight}x{lanes * dot}"
 
     @T.prim_func(s_tir=True)
     def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (dot,), operand, offset_factor=1)
-        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        A = T.match_buffer(a, (dot,), element, offset_factor=1)
+        B = T.match_buffer(b, (lanes, dot), weight, offset_factor=1)
+        C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
         with T.sblock("root"):
             T.reads(C[0:lanes], A[0:dot], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
@@ -93,20 +124,20 @@ def dot_intrinsic(isa: Isa, lanes: int) -> str:
                 for k in T.serial(0, dot):
                     with T.sblock("update"):
                         vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
+                        C[vi] = C[vi] + product(A[vk], B[vi, vk])
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (dot,), operand, offset_factor=1)
-        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        A = T.match_buffer(a, (dot,), element, offset_factor=1)
+        B = T.match_buffer(b, (lanes, dot), weight, offset_factor=1)
+        C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
         with T.sblock("root"):
             T.reads(C[0:lanes], A[0:dot], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
             C[T.ramp(0, 1, lanes)] = multiply_add(
                 C.vload([0], dtype=sums),
                 T.broadcast(T.reinterpret("int32", A.vload([0], dtype=word)), lanes),
-                B.vload([0, 0], dtype=bytes_),
+                B.vload([0, 0], dtype=weights),
             )
 
     return _register(f"lepton.{unit.name}_dot_{lanes}", desc, impl)

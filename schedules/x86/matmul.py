@@ -26,7 +26,7 @@ _NEAR_WEIGHTS = 64 * 1024
 
 @dataclass(frozen=True)
 class Matmul:
-    """Template for the reduction block `matmul` (float32 and int8).
+    """Template for the reduction block `matmul` (float32, bfloat16 and int8).
 
     Either the row tiles or the column blocks go outermost, whichever reads fewer bytes again:
     all weights for every row tile, or all rows for every column block.
@@ -45,7 +45,7 @@ class Matmul:
         rows, columns, *depths = [int(sch.get(loop).extent) for loop in (m, k, rc, *rest)]
         macs = rows * columns * math.prod(depths)
         block = anchor.lanes * anchor.vectors
-        size = 4 if anchor.dot == 1 else 1
+        size = anchor.weight_bytes
         weights = columns * math.prod(depths) * size
         again_weights = weights * (rows // anchor.rows) if weights > _NEAR_WEIGHTS else 0
         again_rows = rows * math.prod(depths) * size * (columns // block)
@@ -60,9 +60,9 @@ class Matmul:
         sch.unroll(kv)
         if anchor.pad is not None:
             parallel_outer(sch, sch.get_loops(anchor.pad)[0], macs, anchor.dot)
-            vectorize_inner(sch, anchor.pad, target.level.lanes * (1 if anchor.dot == 1 else 4))
+            vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // size)
         parallel_outer(sch, outer, macs, anchor.dot)
-        intrinsic = dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+        intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
         finish_tile(sch, anchor, inner, rc, kl, intrinsic)
         return sch
 

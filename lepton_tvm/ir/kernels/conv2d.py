@@ -1,4 +1,4 @@
-"""Convolution over NHWC activations and packed weights: plain, grouped, float or integer dot."""
+"""Convolution over NHWC activations and packed weights: plain, grouped; float, bfloat16, int8."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from lepton_tvm.ir.bfloat16 import bits, element_type, widened
 from lepton_tvm.ir.graph import Array
 
-__all__ = ["ConvShape", "conv2d", "pack_conv2d_weight"]
+__all__ = ["ConvShape", "conv2d", "copied", "pack_conv2d_weight", "product"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class ConvShape:
     the last tile of a line may reach beyond it, and what it computes there is not stored. `block`
     output channels are packed together; with several groups it divides the channels of a group.
     `dot` input channels are multiplied and added at once: 1 for float32, 2 for 16-bit pairs, 4 for
-    bytes. `pad_value` is what padding reads (the input's zero point).
+    bytes. `pad_value` is what padding reads (the input's zero point). With `bfloat16` the pairs
+    are bfloat16 as they lie in memory, else integers, to which bytes are widened in a copy.
     """
 
     batch: int
@@ -38,6 +40,7 @@ class ConvShape:
     rows: int
     block: int
     pad_value: int = 0
+    bfloat16: bool = False
 
     @property
     def out_height(self) -> int:
@@ -96,7 +99,7 @@ class ConvShape:
         """Whether the input must be copied to be padded, widened or filled up to `dot` channels."""
         if any(self.padding) or self.out_width_padded != self.out_width:
             return True
-        return self.group_in_padded != self.group_in or self.dot == 2
+        return self.group_in_padded != self.group_in or (self.dot == 2 and not self.bfloat16)
 
 
 def pack_conv2d_weight(weight: Array, shape: ConvShape) -> Array:
@@ -120,8 +123,9 @@ def pack_conv2d_weight(weight: Array, shape: ConvShape) -> Array:
 def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -> te.Tensor:
     """The loop nest; its reduction block carries `lepton.kernel` and the tile as annotations.
 
-    x: [N, H, W, C] float32 or uint8; w as `pack_conv2d_weight` makes it; result [N, OH, OW, K],
-    float32 or int32. Stages: `pad` (only where needed), `conv`, `store`.
+    x: [N, H, W, C] float32, bfloat16 or uint8; w as `pack_conv2d_weight` makes it; result
+    [N, OH, OW, K], float32, or int32 for uint8. Stages: `pad` (only where needed; bfloat16 as
+    bits), `conv`, `store`.
     """
     s = shape
     source = _padded(x, s) if s.needs_copy else x
@@ -147,19 +151,32 @@ def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -
         if s.dot == 1:
             return te.sum(value * w[block, rh, rw, rc, lane], axis=[rh, rw, rc])
         weight = w[block, rh, rw, rc, lane, rd]
-        product = value.astype("int32") * weight.astype("int32")
-        return te.sum(product, axis=[rh, rw, rc, rd])
+        return te.sum(product(value, weight), axis=[rh, rw, rc, rd])
 
     made = (s.batch, s.out_height, s.out_width_padded, s.groups * s.group_blocks * s.block)
-    acc = te.compute(made, term, name="conv", attrs={"lepton.kernel": "conv2d", **tile})
+    attrs = {"lepton.kernel": "conv2d", "lepton.operand": element_type(x), **tile}
+    acc = te.compute(made, term, name="conv", attrs=attrs)
 
     out = (s.batch, s.out_height, s.out_width, s.out_channels)
     return te.compute(out, lambda *i: acc[i], name="store")
 
 
+def product(value: Any, weight: Any) -> Any:
+    """The product of two bfloat16 (or the bits of the first) in float32, of integers in int32."""
+    if element_type(weight) == "bfloat16":
+        return widened(value) * widened(weight)
+    return value.astype("int32") * weight.astype("int32")
+
+
+def copied(value: Any, dot: int) -> Any:
+    """A value as the kernel's own copy holds it: bits of bfloat16, bytes widened for pairs."""
+    if element_type(value) == "bfloat16":
+        return bits(value)
+    return value.astype("int16") if dot == 2 else value
+
+
 def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
     top, left, bottom, right = s.padding
-    dtype = "int16" if s.dot == 2 else x.dtype
     columns = max(s.width_read, s.width + left + right)
     extents = [s.batch, s.height + top + bottom, columns]
 
@@ -174,11 +191,13 @@ def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
         return limits
 
     def value(n: Any, h: Any, w_: Any, g: Any, c: Any) -> Any:
-        read = x[n, h - top, w_ - left, g * s.group_in + c].astype(dtype)
+        read = copied(x[n, h - top, w_ - left, g * s.group_in + c], s.dot)
         limits = inside(h, w_, c)
         if not limits:
             return read
-        return tirx.if_then_else(tirx.all(*limits), read, tirx.const(s.pad_value, dtype))
+        return tirx.if_then_else(
+            tirx.all(*limits), read, tirx.const(s.pad_value, element_type(read))
+        )
 
     if s.groups == 1:
         return te.compute(

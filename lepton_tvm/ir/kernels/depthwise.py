@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from lepton_tvm.ir.bfloat16 import element_type, widened
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 
@@ -28,7 +29,9 @@ def pack_depthwise_weight(weight: Array, shape: ConvShape) -> Array:
 def depthwise_conv2d(
     x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]
 ) -> te.Tensor:
-    """x [N, H, W, C], w as packed above -> [N, OH, OW, C], float32 or int32.
+    """x [N, H, W, C], w as packed above -> [N, OH, OW, C], float32, or int32 for uint8.
+
+    bfloat16 activations are widened by the copy that pads them; the weights are float32 then.
 
     Integer form: a byte product needs its `dot` factors side by side, and a depthwise filter has
     only one input channel, so `dot` rows of the image are interleaved first: stage `pad` packs
@@ -41,7 +44,8 @@ def depthwise_conv2d(
 def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
     top, left, bottom, right = s.padding
     source = x
-    if any(s.padding) or s.out_width_padded != s.out_width:
+    narrow = element_type(x) == "bfloat16"
+    if narrow or any(s.padding) or s.out_width_padded != s.out_width:
         source = te.compute(
             (
                 s.batch,
@@ -51,8 +55,8 @@ def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te
             ),
             lambda n, h, w_, c: tirx.if_then_else(
                 tirx.all(h >= top, h < top + s.height, w_ >= left, w_ < left + s.width),
-                x[n, h - top, w_ - left, c],
-                tirx.const(s.pad_value, x.dtype),
+                widened(x[n, h - top, w_ - left, c]) if narrow else x[n, h - top, w_ - left, c],
+                tirx.const(s.pad_value, "float32"),
             ),
             name="pad",
         )
@@ -64,7 +68,7 @@ def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te
         column = w_ * s.strides[1] + rw * s.dilation[1]
         return te.sum(source[n, row, column, c] * w[rh, rw, c], axis=[rh, rw])
 
-    return _stored(s, term, tile)
+    return _stored(s, term, {"lepton.operand": element_type(x), **tile})
 
 
 def _integer(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
@@ -113,10 +117,10 @@ def _integer(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> 
             total = value if total is None else total + value
         return te.sum(total, axis=[rh, rw])
 
-    return _stored(s, term, tile)
+    return _stored(s, term, {"lepton.operand": element_type(x), **tile})
 
 
-def _stored(s: ConvShape, term: Any, tile: dict[str, int]) -> te.Tensor:
+def _stored(s: ConvShape, term: Any, tile: dict[str, Any]) -> te.Tensor:
     extents = (s.batch, s.out_height, s.out_width, s.channels)
     attrs = {"lepton.kernel": "depthwise_conv2d", **tile}
     computed = (s.batch, s.out_height, s.out_width_padded, s.channels)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
+from lepton_tvm.ir.kernels.conv2d import copied, product
 
 __all__ = ["MatmulShape", "matmul", "pack_matmul_weight"]
 
@@ -20,7 +22,7 @@ class MatmulShape:
     """`leading` dimensions of the activations (all rows), reduction depth, columns and packing.
 
     `row_block` rows are computed together (the last block reads the last row again where the rows
-    do not fill it); `dot` and `block` are as in `ConvShape`.
+    do not fill it); `dot`, `block` and `bfloat16` are as in `ConvShape`.
     """
 
     leading: tuple[int, ...]
@@ -29,6 +31,7 @@ class MatmulShape:
     dot: int
     row_block: int
     block: int
+    bfloat16: bool = False
 
     @property
     def rows(self) -> int:
@@ -67,7 +70,7 @@ def pack_matmul_weight(weight: Array, shape: MatmulShape) -> Array:
 
 
 def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int]) -> te.Tensor:
-    """x [*leading, depth] times packed w -> [*leading, columns], float32 or int32.
+    """x [*leading, depth] times packed w -> [*leading, columns], float32, or int32 for uint8.
 
     The reduction block `product` is two-dimensional: all leading dimensions are one row axis.
     """
@@ -80,14 +83,14 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
         block, lane = k // s.block, k % s.block
         if s.dot == 1:
             return te.sum(source(m, rc) * w[block, rc, lane], axis=[rc])
-        value = source(m, rc * s.dot + rd).astype("int32")
-        return te.sum(value * w[block, rc, lane, rd].astype("int32"), axis=[rc, rd])
+        value = source(m, rc * s.dot + rd)
+        return te.sum(product(value, w[block, rc, lane, rd]), axis=[rc, rd])
 
     acc = te.compute(
         (s.rows_padded, s.blocks * s.block),
         term,
         name="product",
-        attrs={"lepton.kernel": "matmul", **tile},
+        attrs={"lepton.kernel": "matmul", "lepton.operand": element_type(x), **tile},
     )
 
     def kept(*index: Any) -> Any:
@@ -107,15 +110,14 @@ def _rows_of(x: te.Tensor, s: MatmulShape) -> Any:
             m = tirx.min(m, s.rows - 1)
         return x[(*_unflatten(m, s.leading), c)]
 
-    if s.depth_padded == s.depth and s.dot != 2:
+    if s.depth_padded == s.depth and (s.dot != 2 or s.bfloat16):
         return direct
-    dtype = "int16" if s.dot == 2 else x.dtype
 
     def value(m: Any, c: Any) -> Any:
-        read = direct(m, c).astype(dtype)
+        read = copied(direct(m, c), s.dot)
         if s.depth_padded == s.depth:
             return read
-        return tirx.if_then_else(c < s.depth, read, tirx.const(0, dtype))
+        return tirx.if_then_else(c < s.depth, read, tirx.const(0, element_type(read)))
 
     copy = te.compute((s.rows_padded, s.depth_padded), value, name="pad")
     return lambda m, c: copy[m, c]
