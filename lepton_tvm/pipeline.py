@@ -61,7 +61,13 @@ class Lowered:
     reports: tuple[PassReport, ...]
 
 
-def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None) -> Lowered:
+def lower(
+    module: tvm.IRModule,
+    target: Target,
+    progress: Progress | None = None,
+    *,
+    winograd: bool = True,
+) -> Lowered:
     """All phases up to and including the schedules; `module` is not changed."""
     tell = progress or (lambda phase: None)
     reports = []
@@ -69,7 +75,7 @@ def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None
     mod, report = LowerInt8()(module)
     reports.append(report)
     tell("lower-kernels")
-    mod, report = LowerKernels(target)(mod)
+    mod, report = LowerKernels(target, winograd)(mod)
     reports.append(report)
     mod, stored = return_stored(mod)
     with target.tvm:
@@ -97,14 +103,19 @@ def lower(module: tvm.IRModule, target: Target, progress: Progress | None = None
 
 
 def build(
-    module: tvm.IRModule, target: Target | str = "native", progress: Progress | None = None
+    module: tvm.IRModule,
+    target: Target | str = "native",
+    progress: Progress | None = None,
+    *,
+    winograd: bool = True,
 ) -> Build:
     """Compile `module` (canonical form, or the quantized form) for `target`.
 
+    Without `winograd` every float convolution adds its products directly, which rounds less.
     Raises CompileError with the failing phase's message; `progress` is told each phase's name.
     """
     goal = parse_target(target)
-    lowered = lower(module, goal, progress)
+    lowered = lower(module, goal, progress, winograd=winograd)
     if progress is not None:
         progress("build")
     with goal.tvm, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):

@@ -27,6 +27,8 @@ from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
+from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
+from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, plan_winograd
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.targets import ISAS, Isa, Target
 
@@ -50,6 +52,8 @@ class LowerKernels:
     Before:  conv2d(x, const HWIO)     float32, bfloat16 -> float32, or uint8 x int8 -> int32
     After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
     The register tile, which decides the packing, comes from the shape and the target's registers.
+    A float32 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
+    faster, unless `winograd` is False: it rounds more often (see `ir/kernels/winograd.py`).
     An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
     Does not handle: weights that are not constant, layouts other than NHWC/HWIO, other element
     types; those are left to the generic lowering and reported.
@@ -58,13 +62,14 @@ class LowerKernels:
     """
 
     target: Target
+    winograd: bool = True
     name: ClassVar[str] = "lower-kernels"
 
     def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
         """Apply the pass."""
         mod = mod.clone()
         _check_units(mod, self.target)
-        lowering = _Lowering(mod, self.target)
+        lowering = _Lowering(mod, self.target, self.winograd)
         lowered = lowering.run()
         report = PassReport(self.name, lowering.changed, skipped=tuple(lowering.skipped))
         return lowered, report
@@ -72,10 +77,12 @@ class LowerKernels:
 
 @mutator
 class _Lowering(PyExprMutator):  # type: ignore[misc]
-    def __init__(self, mod: tvm.IRModule, target: Target) -> None:
+    def __init__(self, mod: tvm.IRModule, target: Target, winograd: bool) -> None:
         super().__init__(mod)
         self._mod = mod
         self._isa: Isa = target.level
+        self._cores = target.cores
+        self._winograd = winograd
         self.changed = 0
         self.skipped: list[Skipped] = []
         self._name = ""
@@ -143,10 +150,22 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             dot=self._dot(weight), rows=tile.rows, block=tile.channels, pad_value=pad_value,
             bfloat16=weight.dtype == "bfloat16",
         )  # fmt: skip
+        plan = plan_winograd(shape, self._isa, self._cores) if self._winograd else None
+        if plan is not None:
+            return self._winograd_conv2d(x, weight, plan)
         if depthwise:
             packed = pack_depthwise_weight(weight, shape)
             return self._emit("depthwise_conv2d", depthwise_conv2d, x, packed, shape, tile)
         return self._emit("conv2d", conv2d, x, pack_conv2d_weight(weight, shape), shape, tile)
+
+    def _winograd_conv2d(self, x: Expr, weight: Array, plan: WinogradPlan) -> Expr:
+        packed = pack_winograd_weight(weight, plan.shape)
+        conv, shape = plan.shape.conv, plan.shape
+        return self._emit(
+            "winograd_conv2d",
+            lambda a, b, _conv, notes: winograd_conv2d(a, b, shape, notes),
+            x, packed, conv, plan.tile,
+        )  # fmt: skip
 
     def _absorb_pad(self, call: Expr) -> tuple[Expr, tuple[int, int, int, int], int]:
         x = call.args[0]

@@ -53,6 +53,14 @@ Calib = Annotated[
         help="A .npz or module:function of typical inputs, for int8 and for channel pruning.",
     ),
 ]
+Winograd = Annotated[
+    bool,
+    typer.Option(
+        "--winograd/--no-winograd",
+        help="Let float32 3x3 convolutions use Winograd's method where it is faster; it rounds a "
+        "little more and stores larger weights.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,6 +76,7 @@ def register(app: typer.Typer) -> None:
         quantize: Quantize = None,
         calib: Calib = None,
         calibrator: Calibrator = "minmax",
+        winograd: Winograd = True,
         db: Db = None,
         as_json: Json = False,
     ) -> Output:
@@ -93,7 +102,8 @@ def register(app: typer.Typer) -> None:
             if quantize:
                 made = quantize_with(made, calib, calibrator, say)
             say(f"compiling for {goal}")
-            artifact = build(made, target=goal, output=output or model.with_suffix(".so"), db=db)
+            so = output or model.with_suffix(".so")
+            artifact = build(made, target=goal, output=so, winograd=winograd, db=db)
         return Output(artifact.to_json(), str(artifact))
 
 

@@ -8,12 +8,14 @@ from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
 from lepton_tvm.schedules.x86.elementwise import Elementwise
 from lepton_tvm.schedules.x86.matmul import Matmul
 from lepton_tvm.schedules.x86.reduction import Reduction
+from lepton_tvm.schedules.x86.winograd import WinogradConv2d
 
 __all__ = ["RULES"]
 
 #: The order is the policy: the first rule that does not answer None schedules the function.
 RULES: tuple[ScheduleRule, ...] = (
     Conv2d(),
+    WinogradConv2d(),
     DepthwiseConv2d(),
     Matmul(),
     Elementwise(),

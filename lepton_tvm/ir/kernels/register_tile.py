@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["RegisterFile", "RegisterTile", "choose_channel_tile", "choose_tile", "row_candidates"]
+__all__ = [
+    "RegisterFile",
+    "RegisterTile",
+    "choose_channel_tile",
+    "choose_tile",
+    "dividing_tile",
+    "row_candidates",
+    "tile_cost",
+]
 
 # A fused multiply-add has a latency of about four cycles and two start per cycle: fewer
 # independent accumulators than this leave the unit waiting.
@@ -65,6 +73,19 @@ def choose_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
     return min(
         _tiles(extent, channels, isa), key=lambda t: (tile_cost(t, extent, channels), -t.rows)
     )
+
+
+def dividing_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
+    """The cheapest tile of full registers whose rows and channels divide `extent` and `channels`.
+
+    `channels` must be a multiple of the lanes.
+    """
+    fitting = (
+        tile
+        for tile in _tiles(extent, channels, isa)
+        if tile.lanes == isa.lanes and extent % tile.rows == 0 and channels % tile.channels == 0
+    )
+    return min(fitting, key=lambda t: (tile_cost(t, extent, channels), -t.rows))
 
 
 def choose_channel_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
