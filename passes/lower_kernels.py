@@ -18,6 +18,7 @@ from lepton_tvm.ir.graph import (
     bindings_of,
     const_array,
     constant,
+    consumers,
     dtype_of,
     main_of,
     op_name,
@@ -30,6 +31,11 @@ from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_til
 from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, plan_winograd
 from lepton_tvm.passes.base import PassReport, Skipped
+from lepton_tvm.passes.lower_batch_matmul import (
+    keeps_columns,
+    lower_batch_matmul,
+    why_no_batch_matmul,
+)
 from lepton_tvm.targets import ISAS, Isa, Target
 
 __all__ = ["LowerKernels"]
@@ -55,8 +61,11 @@ class LowerKernels:
     A float32 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
     faster, unless `winograd` is False: it rounds more often (see `ir/kernels/winograd.py`).
     An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
-    Does not handle: weights that are not constant, layouts other than NHWC/HWIO, other element
-    types; those are left to the generic lowering and reported.
+    A product of two activations becomes `call_tir(batch_matmul, ...)`, which packs the second one
+    at run time, reads both through the reshapes and transpositions before it, and stores its result
+    the way a transposition after it asks.
+    Does not handle: convolutions whose weights are not constant, layouts other than NHWC/HWIO,
+    other element types; those are left to the generic lowering and reported.
 
     Raises TargetError for a bfloat16 model where the target has no bfloat16 instructions.
     """
@@ -83,9 +92,11 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         self._isa: Isa = target.level
         self._cores = target.cores
         self._winograd = winograd
+        self._readers = consumers(main_of(mod))
         self.changed = 0
         self.skipped: list[Skipped] = []
         self._name = ""
+        self._var: relax.Var | None = None
 
     def run(self) -> tvm.IRModule:
         main = self._mod.get_global_var("main")
@@ -93,14 +104,18 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         return relax.transform.DeadCodeElimination()(self.builder_.get())
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        self._name = binding.var.name
+        self._name, self._var = binding.var.name, binding.var
         super().visit_var_binding_(binding)
 
     def visit_call_(self, call: Expr) -> Expr:
         call = super().visit_call_(call)
+        if op_name(call) == "relax.permute_dims":
+            return self._permuted_product(call)
         if op_name(call) not in _ANCHORS:
             return call
         weight = const_array(call.args[1])
+        if op_name(call) == "relax.matmul" and (weight is None or weight.ndim != 2):
+            return self._product_of_activations(call)
         reason = _why_not(call, weight)
         if reason is not None or weight is None:
             self.skipped.append(Skipped(op_name(call), self._name, reason or ""))
@@ -109,6 +124,24 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         if op_name(call) == "relax.matmul":
             return self._matmul(call.args[0], weight, shape_of(call.args[0])[:-1])
         return self._conv2d(call, weight)
+
+    def _product_of_activations(self, call: Expr) -> Expr:
+        if (reason := why_no_batch_matmul(call)) is not None:
+            self.skipped.append(Skipped(op_name(call), self._name, reason))
+            return call
+        if keeps_columns(self._readers[self._var]):
+            return call  # lowered together with the transposition that reads it
+        self.changed += 1
+        return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa)
+
+    def _permuted_product(self, permutation: Expr) -> Expr:
+        """A product that only this transposition reads is stored transposed."""
+        source = permutation.args[0]
+        call = self.lookup_binding(source) if isinstance(source, relax.Var) else None
+        if op_name(call) != "relax.matmul" or why_no_batch_matmul(call) is not None:
+            return permutation
+        self.changed += 1
+        return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa, permutation)
 
     def _dot(self, weight: Array) -> int:
         if weight.dtype == "float32":
@@ -221,8 +254,6 @@ def _check_units(mod: tvm.IRModule, target: Target) -> None:
 def _why_not(call: Expr, weight: Array | None) -> str | None:
     if weight is None:
         return "the second operand is not constant"
-    if op_name(call) == "relax.matmul" and weight.ndim != 2:
-        return f"the constant operand has {weight.ndim} dimensions, 2 are needed"
     if op_name(call) == "relax.matmul" and len(shape_of(call.args[0])) < 2:
         return "the first operand is a vector"
     if op_name(call) == "relax.nn.conv2d":

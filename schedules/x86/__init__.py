@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton_tvm.schedules.base import ScheduleRule
+from lepton_tvm.schedules.x86.batch_matmul import BatchMatmul
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
 from lepton_tvm.schedules.x86.elementwise import Elementwise
@@ -18,6 +19,7 @@ RULES: tuple[ScheduleRule, ...] = (
     WinogradConv2d(),
     DepthwiseConv2d(),
     Matmul(),
+    BatchMatmul(),
     Elementwise(),
     Reduction(),
 )
