@@ -105,12 +105,10 @@ def compile(
 
 
 def variant_name(model: Model) -> str:
-    """`float32`, `int8`, `pruned + int8`, ...: what was done to the model, in order."""
-    words = {"compress": "pruned", "quantize": "int8"}
+    """`float32`, `bfloat16`, `int8`, `pruned + int8`, ...: what was done to the model, in order."""
+    words = {"compress": "pruned", "quantize": model.precision}
     done = [words[s.name] for s in model.recipe if s.name in words]
-    if "int8" not in done:
-        done.append("float32")
-    return " + ".join(dict.fromkeys(done))
+    return " + ".join(dict.fromkeys([*done, model.precision]))
 
 
 def _compile(

@@ -78,8 +78,11 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """`int8` when the model was quantized, else `float32`."""
-        return "int8" if any(s.name == "quantize" for s in self.recipe) else "float32"
+        """`int8` or `bfloat16` when the model was quantized, else `float32`."""
+        done = [s.options.get("method") for s in self.recipe if s.name == "quantize"]
+        if not done:
+            return "float32"
+        return "bfloat16" if done[-1] == "bfloat16" else "int8"
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights and the code."""

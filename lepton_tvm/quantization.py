@@ -1,4 +1,4 @@
-"""Post-training quantization of a model: calibrate, decide, write Q/DQ pairs."""
+"""Post-training quantization of a model: int8 by calibration and Q/DQ pairs, or bfloat16."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from lepton_tvm.data import as_samples
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir import graph as g
 from lepton_tvm.model import Model, Step
+from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.quantize.annotate import Plan, annotate
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
 from lepton_tvm.passes.quantize.qparams import PIXELS, QParams, activation_qparams
 from lepton_tvm.passes.quantize.split_to_slices import SplitToSlices
+from lepton_tvm.passes.quantize.to_bfloat16 import ToBfloat16
 
 __all__ = ["METHODS", "QuantizeConfig", "quantize", "quantize_model"]
 
-METHODS = ("uniform",)
+METHODS = ("uniform", "bfloat16")
 
 
 def quantize(
@@ -32,21 +34,38 @@ def quantize(
     progress: Callable[[int], None] | None = None,
     executor: Executor | None = None,
 ) -> Model:
-    """Quantize `model` after training, with ranges measured on `calibration`.
+    """Quantize `model` after training: to int8 with ranges from `calibration`, or to bfloat16.
 
-    `calibration` is anything that `lepton_tvm.data.as_samples` reads; it is read once, streaming.
-    The result holds quantize/dequantize pairs; compiling it lowers them to integer kernels. Its
-    report (`model.report`) says what is quantized and, op by op, what is not and why. `progress` is
-    told how many samples are done; `executor` replaces the compiler that runs the float model.
+    `method="bfloat16"` needs no data and takes no further options: convolutions and products read
+    bfloat16 (8 bits of precision, float32's range) and sum in float32; inputs and outputs stay
+    float32. It compiles for targets that have bfloat16 instructions.
+
+    `method="uniform"` is int8. `calibration` is anything that `lepton_tvm.data.as_samples` reads;
+    it is read once, streaming. The result holds quantize/dequantize pairs; compiling it lowers them
+    to integer kernels. `progress` is told how many samples are done; `executor` replaces the
+    compiler that runs the float model.
+
+    The report (`model.report`) says what is quantized and, op by op, what is not and why.
 
     Raises `InputError` for missing, empty or wrong calibration data, an unsupported `method` or
-    `bit_width`, a model that is quantized already, or one in which nothing can be quantized.
+    `bit_width`, options of another method, a model that is quantized already, or one in which
+    nothing can be quantized.
     """
     if method not in METHODS:
         raise InputError(f"unknown quantization method {method!r}; there is {', '.join(METHODS)}")
-    config = _config(config, bit_width)
     if model.precision != "float32":
         raise InputError(f"model '{model.name}' is quantized already; start from the float model")
+    if method == "bfloat16":
+        if calibration is not None or config is not None:
+            raise InputError(
+                "method 'bfloat16' takes no calibration data and no config: leave them out"
+            )
+        if bit_width not in (8, 16):
+            raise InputError(
+                f"bit_width={bit_width!r} is not a choice of method 'bfloat16': leave it out"
+            )
+        return _to_bfloat16(model)
+    config = _config(config, bit_width)
     if calibration is None:
         raise InputError(
             "quantize needs calibration data: some 32 typical inputs, without labels, as in "
@@ -57,7 +76,9 @@ def quantize(
     sliced = dataclasses.replace(model, module=module)
     plan = annotate(module, config)
     if not plan.anchors:
-        raise InputError(f"nothing in model '{model.name}' can be quantized: {_reasons(plan)}")
+        raise InputError(
+            f"nothing in model '{model.name}' can be quantized: {_reasons(plan.report)}"
+        )
     data_of = _data_of_anchors(sliced, plan)
     ranges = collect_ranges(
         sliced,
@@ -85,6 +106,17 @@ def quantize(
         ),
     )
     return model.derive(module, step, calibration_sha256=samples.fingerprint)
+
+
+def _to_bfloat16(model: Model) -> Model:
+    module, slices = SplitToSlices()(model.module)
+    module, report = ToBfloat16()(module)
+    if not report.changed:
+        raise InputError(
+            f"nothing in model '{model.name}' can compute in bfloat16: {_reasons(report)}"
+        )
+    step = Step("quantize", {"method": "bfloat16"}, (slices.to_json(), report.to_json()))
+    return model.derive(module, step)
 
 
 def quantize_model(
@@ -123,7 +155,7 @@ def _ranges_report(plan: Plan, ranges: dict[str, Range]) -> dict[str, Any]:
     return {"name": "calibrate", "changed": len(measured), "ranges": measured}
 
 
-def _reasons(plan: Plan) -> str:
-    listed = [f"'{s.name}' ({s.op}): {s.reason}" for s in plan.skipped[:3]]
-    more = len(plan.skipped) - len(listed)
+def _reasons(report: PassReport) -> str:
+    listed = [f"'{s.name}' ({s.op}): {s.reason}" for s in report.skipped[:3]]
+    more = len(report.skipped) - len(listed)
     return "; ".join(listed) + (f"; and {more} more" if more > 0 else "") or "it has no ops"

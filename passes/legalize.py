@@ -9,8 +9,8 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
 
-from lepton_tvm.ir.bfloat16 import narrowed, widened
 from lepton_tvm.ir.graph import Expr, const_array, dtype_of, scalar_of, shape_of
+from lepton_tvm.passes import legalize_bfloat16
 
 __all__ = ["LEGALIZATIONS"]
 
@@ -103,6 +103,8 @@ def _mean(bb: relax.BlockBuilder, call: Expr) -> Expr:
     shape = shape_of(call.args[0])
     axes = call.attrs.axis
     axis = list(range(len(shape))) if axes is None else [int(a) for a in axes]
+    if dtype_of(call.args[0]) == "bfloat16" and legalize_bfloat16.has_unit():
+        return legalize_bfloat16.mean(bb, call)
     if dtype_of(call.args[0]) != "float32":
         return tvm.ir.Op.get("relax.mean").get_attr("FLegalize")(bb, call)
     count = int(np.prod([shape[a] for a in axis]))
@@ -118,18 +120,21 @@ def _mean(bb: relax.BlockBuilder, call: Expr) -> Expr:
 
 def _astype(bb: relax.BlockBuilder, call: Expr) -> Expr:
     """To and from bfloat16 by the target's instructions where it has them."""
-    x, target = call.args[0], tvm.target.Target.current(allow_none=True)
-    has_unit = target is not None and "+avx512bf16" in [str(a) for a in target.attrs["mattr"]]
-    change = {("float32", "bfloat16"): narrowed, ("bfloat16", "float32"): widened}.get(
-        (dtype_of(x), dtype_of(call))
-    )
-    if change is None or not has_unit:
-        return tvm.ir.Op.get("relax.astype").get_attr("FLegalize")(bb, call)
+    types = (dtype_of(call.args[0]), dtype_of(call))
+    if legalize_bfloat16.has_unit() and set(types) == {"float32", "bfloat16"}:
+        return legalize_bfloat16.cast(bb, call, types[1] == "bfloat16")
+    return tvm.ir.Op.get("relax.astype").get_attr("FLegalize")(bb, call)
 
-    def kernel(t: te.Tensor) -> te.Tensor:
-        return te.compute(t.shape, lambda *i: change(t[i]), name="cast")
 
-    return bb.call_te(kernel, x, primfunc_name_hint="cast")
+def _by_type(op: str, bfloat16: Legalization) -> Legalization:
+    """A lowering of its own for bfloat16 on targets that have it; TVM's for every other type."""
+
+    def legalize(bb: relax.BlockBuilder, call: Expr) -> Expr:
+        if dtype_of(call.args[0]) == "bfloat16" and legalize_bfloat16.has_unit():
+            return bfloat16(bb, call)
+        return tvm.ir.Op.get(op).get_attr("FLegalize")(bb, call)
+
+    return legalize
 
 
 #: Op name -> its lowering here; ops that are not listed take TVM's.
@@ -140,6 +145,8 @@ LEGALIZATIONS: dict[str, Legalization] = {
     "relax.erf": _float_only("relax.erf", topi.fast_erf, "erf"),
     "relax.tanh": _float_only("relax.tanh", topi.fast_tanh, "tanh"),
     "relax.sigmoid": _float_only("relax.sigmoid", _sigmoid, "sigmoid"),
+    "relax.nn.avg_pool2d": _by_type("relax.nn.avg_pool2d", legalize_bfloat16.average_pool),
+    "relax.nn.max_pool2d": _by_type("relax.nn.max_pool2d", legalize_bfloat16.max_pool),
     "relax.nn.softmax": _softmax,
     "relax.power": _power,
     "relax.quantize": _quantize,

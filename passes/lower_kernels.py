@@ -36,6 +36,7 @@ from lepton_tvm.passes.lower_batch_matmul import (
     lower_batch_matmul,
     why_no_batch_matmul,
 )
+from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.targets import ISAS, Isa, Target
 
 __all__ = ["LowerKernels"]
@@ -169,7 +170,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         if (kh, kw, groups) == (1, 1, 1) and strides == (1, 1) and not any(padding):
             return self._matmul(x, weight.reshape(c, k), (n, h, w))
         out_width = shape_of(call)[2]
-        depthwise = _is_depthwise(call)
+        depthwise = is_depthwise(call)
         if depthwise and weight.dtype == "bfloat16":
             weight = weight.astype("float32")
         # the channels of a group are not padded, so lanes must divide them
@@ -261,16 +262,9 @@ def _why_not(call: Expr, weight: Array | None) -> str | None:
         if layouts != ("NHWC", "HWIO"):
             return f"layouts {layouts} are not NHWC/HWIO"
     types = (dtype_of(call.args[0]), str(weight.dtype))
-    if (*types, dtype_of(call)) not in (_DEPTHWISE_TYPES if _is_depthwise(call) else _TYPES):
+    if (*types, dtype_of(call)) not in (_DEPTHWISE_TYPES if is_depthwise(call) else _TYPES):
         return f"element types {types[0]} x {types[1]} to {dtype_of(call)} have no kernel"
     return None
-
-
-def _is_depthwise(call: Expr) -> bool:
-    if op_name(call) != "relax.nn.conv2d" or str(call.attrs.data_layout) != "NHWC":
-        return False
-    channels = (shape_of(call.args[0])[3], shape_of(call)[3])
-    return int(call.attrs.groups) > 1 and set(channels) == {int(call.attrs.groups)}
 
 
 def _pair(values: Any) -> tuple[int, int]:

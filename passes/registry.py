@@ -28,6 +28,7 @@ PASSES: dict[str, Callable[[], type[Any]]] = {
     "name-bindings": _from("name_bindings", "NameBindings"),
     "prune-channels": _from("prune.structured", "ChannelPruning"),
     "prune-magnitude": _from("prune.unstructured", "MagnitudePruning"),
+    "to-bfloat16": _from("quantize.to_bfloat16", "ToBfloat16"),
     "to-nhwc": _from("layout", "ToNHWC"),
 }
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+# What --quantize takes -> the method of `lepton_tvm.quantize`.
+_METHODS = {"int8": "uniform", "bf16": "bfloat16", "bfloat16": "bfloat16"}
+
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .lepton file.")]
 SoFile = Annotated[
     Path | None,
@@ -40,7 +43,12 @@ Prune = Annotated[
     ),
 ]
 Quantize = Annotated[
-    str | None, typer.Option("--quantize", metavar="int8", help="Quantize; needs --calib.")
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="PRECISION",
+        help="int8, which needs --calib, or bf16 (bfloat16), which needs x86:bf16 or x86:amx.",
+    ),
 ]
 Calibrator = Annotated[
     str, typer.Option("--calibrator", metavar="NAME", help="minmax, percentile or mse.")
@@ -84,15 +92,15 @@ def register(app: typer.Typer) -> None:
         goal = parse_target(target)
         shapes = parse_shapes(shape)
         steps = [parse_prune(text) for text in prune or ()]
-        if quantize not in (None, "int8"):
-            raise InputError(f"--quantize {quantize!r} is not known: the one choice is int8")
-        if quantize and calib is None:
+        if quantize is not None and quantize not in _METHODS:
+            raise InputError(f"--quantize {quantize!r} is not known: the choices are int8 and bf16")
+        if quantize == "int8" and calib is None:
             raise InputError(
                 "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
                 "some real inputs, labels are not needed"
             )
         channels = any(step["method"] == "channels" for step in steps)
-        if calib and not quantize and not channels:
+        if calib and quantize != "int8" and not channels:
             raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
         with progress(f"loading {model}") as say:
             from lepton_tvm.compiler import compile as build
@@ -100,7 +108,8 @@ def register(app: typer.Typer) -> None:
 
             made = prune_with(load_model(model, shapes=shapes), steps, calib, say)
             if quantize:
-                made = quantize_with(made, calib, calibrator, say)
+                data = calib if quantize == "int8" else None
+                made = quantize_with(made, _METHODS[quantize], data, calibrator, say)
             say(f"compiling for {goal}")
             so = output or model.with_suffix(".so")
             artifact = build(made, target=goal, output=so, winograd=winograd, db=db)
@@ -123,10 +132,13 @@ def prune_with(
 
 
 def quantize_with(
-    model: Model, calib: str | None, calibrator: str, say: Callable[[str], None]
+    model: Model, method: str, calib: str | None, calibrator: str, say: Callable[[str], None]
 ) -> Model:
-    """The model quantized to int8 with ranges from `calib`."""
+    """The model quantized to int8 with ranges from `calib`, or to bfloat16."""
     from lepton_tvm.quantization import QuantizeConfig, quantize
 
+    if method == "bfloat16":
+        say("rounding to bfloat16")
+        return quantize(model, method=method)
     say("calibrating and quantizing")
     return quantize(model, calib, config=QuantizeConfig(calibrator=calibrator))

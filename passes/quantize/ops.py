@@ -15,6 +15,8 @@ __all__ = [
     "anchor_obstacle",
     "clip_bounds",
     "data_operands",
+    "float_obstacle",
+    "is_depthwise",
     "is_per_channel",
     "is_pixels",
     "passes_through",
@@ -95,8 +97,27 @@ def is_pixels(call: Expr) -> bool:
     return dtype_of(call.args[0]) == "uint8" and dtype_of(call) == "float32"
 
 
+def is_depthwise(call: Expr) -> bool:
+    """Whether a call is an NHWC convolution of one filter per channel."""
+    if op_name(call) != "relax.nn.conv2d" or str(call.attrs.data_layout) != "NHWC":
+        return False
+    groups = int(call.attrs.groups)
+    return groups > 1 and groups == shape_of(call.args[0])[3] == shape_of(call)[3]
+
+
 def anchor_obstacle(call: Expr) -> str | None:
     """Why this conv2d or matmul cannot be quantized, or None when it can."""
+    reason = float_obstacle(call)
+    if reason is not None:
+        return reason
+    fan_in = int(np.prod(shape_of(call.args[1])[:-1], dtype=np.int64))
+    if fan_in * U8_MAX * W_MAX > INT32_MAX:
+        return f"sums of {fan_in} products can overflow int32"
+    return None
+
+
+def float_obstacle(call: Expr) -> str | None:
+    """Why a narrower type cannot take the place of float32 in this conv2d or matmul, or None."""
     data, weight = call.args[0], call.args[1]
     is_conv = op_name(call) == "relax.nn.conv2d"
     if is_constant(data):
@@ -111,9 +132,6 @@ def anchor_obstacle(call: Expr) -> str | None:
         return f"weight has {len(shape_of(weight))} dimensions, only a [K, N] matrix is quantized"
     if not np.isfinite(const_array(weight)).all():  # type: ignore[arg-type]
         return "weight has NaN or infinite values"
-    fan_in = int(np.prod(shape_of(weight)[:-1], dtype=np.int64))
-    if fan_in * U8_MAX * W_MAX > INT32_MAX:
-        return f"sums of {fan_in} products can overflow int32"
     return None
 
 

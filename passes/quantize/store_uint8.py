@@ -1,9 +1,10 @@
-"""Keeping results in uint8 between kernels, where fusion would store them widened.
+"""Keeping results narrow (uint8, bfloat16) between kernels, where fusion would store them widened.
 
 Where the only reader of a uint8 tensor widens it (a dequantize of a shortcut on its way to an add,
 a cast before a mean), operator fusion would put that into the kernel that makes the tensor, and
-four bytes per value would be stored in place of one. A tensor that the function returns is not
-fused away, so these tensors are returned while fusion runs, and dropped from the outputs after.
+four bytes per value would be stored in place of one; so too for bfloat16, with two in place of one.
+A tensor that the function returns is not fused away, so these tensors are returned while fusion
+runs, and dropped from the outputs after.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ __all__ = ["drop_outputs", "return_stored"]
 
 
 def return_stored(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
-    """`mod` with the stored uint8 tensors as further outputs, and how many there are.
+    """`mod` with the narrow tensors that fusion would widen as further outputs, and their number.
 
-    A tensor counts when an int8 kernel makes it (its value is a cast, the end of a
-    requantization, or a quantize) and its only reader widens it. With none, `mod` itself.
+    A tensor counts when a kernel makes it narrow (its value is a cast, such as the end of a
+    requantization, or a quantize) and its only reader (all of them, for bfloat16) widens it. With
+    none, `mod` itself.
     """
     func = g.main_of(mod)
     readers, made = g.consumers(func), g.definitions(func)
@@ -28,12 +30,17 @@ def return_stored(mod: tvm.IRModule) -> tuple[tvm.IRModule, int]:
         var
         for var, value in made.items()
         if g.op_name(value) in ("relax.astype", "relax.quantize")
-        and g.dtype_of(value) == "uint8"
-        and [g.op_name(r.value) for r in readers[var]] in (["relax.dequantize"], ["relax.astype"])
+        and _is_widened(g.dtype_of(value), [g.op_name(r.value) for r in readers[var]])
     ]
     if not stored:
         return mod, 0
     return g.with_output(mod, _tuple([*_outputs(func), *stored])), len(stored)
+
+
+def _is_widened(dtype: str, readers: list[str]) -> bool:
+    if dtype == "bfloat16":
+        return set(readers) == {"relax.astype"}
+    return dtype == "uint8" and readers in (["relax.dequantize"], ["relax.astype"])
 
 
 def drop_outputs(mod: tvm.IRModule, count: int) -> tvm.IRModule:

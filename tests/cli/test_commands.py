@@ -136,7 +136,7 @@ def test_inspect_refuses_a_foreign_library(lepton: Lepton) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--quantize", "int4"), "--quantize 'int4' is not known: the one choice is int8"),
+        (("--quantize", "int4"), "--quantize 'int4' is not known: the choices are int8 and bf16"),
         (("--quantize", "int8"), "--quantize int8 needs --calib DATA"),
         (("--calib", "x.npz"), "--calib is only used with --quantize int8"),
         (("--shape", "x"), "--shape 'x' is not NAME=D,D,..."),
