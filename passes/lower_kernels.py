@@ -26,6 +26,7 @@ from lepton_tvm.ir.graph import (
 )
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
@@ -83,6 +84,17 @@ class LowerKernels:
         lowered = lowering.run()
         report = PassReport(self.name, lowering.changed, skipped=tuple(lowering.skipped))
         return lowered, report
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A kernel with its extents, its register tile and the weights packed for both."""
+
+    name: str
+    kernel: Callable[..., Any]
+    shape: ConvShape | MatmulShape
+    tile: RegisterTile
+    packed: Array
 
 
 @mutator
@@ -144,21 +156,25 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         self.changed += 1
         return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa, permutation)
 
-    def _dot(self, weight: Array) -> int:
-        if weight.dtype == "float32":
-            return 1
-        if weight.dtype == "bfloat16":
-            return 2
-        return 4 if self._isa.vnni else 2
+    def _emit_first(self, dots: tuple[int, ...], made: Callable[[int], _Made], x: Expr) -> Expr:
+        """The kernel with the first of `dots` whose sums are exact with these weights."""
+        for dot in dots:
+            kernel = made(dot)
+            if is_exact(kernel.packed, dot, self._isa):
+                break
+        return self._emit(kernel, x)
 
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
         depth, columns = weight.shape
-        tile = choose_tile(max(1, math.prod(leading)), columns, self._isa)
-        shape = MatmulShape(
-            leading, depth, columns, self._dot(weight), tile.rows, tile.channels,
-            bfloat16=weight.dtype == "bfloat16",
-        )  # fmt: skip
-        return self._emit("matmul", matmul, x, pack_matmul_weight(weight, shape), shape, tile)
+        wide = weight.dtype == "bfloat16"
+        rows = max(1, math.prod(leading))
+
+        def made(dot: int) -> _Made:
+            tile = choose_tile(rows, columns, self._isa, 1 if wide else dot)
+            shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, wide)
+            return _Made("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
+
+        return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
 
     def _conv2d(self, call: Expr, weight: Array) -> Expr:
         x, padding, pad_value = self._absorb_pad(call)
@@ -173,33 +189,29 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         depthwise = is_depthwise(call)
         if depthwise and weight.dtype == "bfloat16":
             weight = weight.astype("float32")
-        # the channels of a group are not padded, so lanes must divide them
-        tile = (
-            choose_tile(out_width, k, self._isa)
-            if groups == 1
-            else choose_channel_tile(out_width, c if depthwise else k // groups, self._isa)
-        )
-        shape = ConvShape(
-            n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
-            dot=self._dot(weight), rows=tile.rows, block=tile.channels, pad_value=pad_value,
-            bfloat16=weight.dtype == "bfloat16",
-        )  # fmt: skip
-        plan = plan_winograd(shape, self._isa, self._cores) if self._winograd else None
-        if plan is not None:
-            return self._winograd_conv2d(x, weight, plan)
-        if depthwise:
-            packed = pack_depthwise_weight(weight, shape)
-            return self._emit("depthwise_conv2d", depthwise_conv2d, x, packed, shape, tile)
-        return self._emit("conv2d", conv2d, x, pack_conv2d_weight(weight, shape), shape, tile)
+        wide = weight.dtype == "bfloat16"
 
-    def _winograd_conv2d(self, x: Expr, weight: Array, plan: WinogradPlan) -> Expr:
-        packed = pack_winograd_weight(weight, plan.shape)
-        conv, shape = plan.shape.conv, plan.shape
-        return self._emit(
-            "winograd_conv2d",
-            lambda a, b, _conv, notes: winograd_conv2d(a, b, shape, notes),
-            x, packed, conv, plan.tile,
-        )  # fmt: skip
+        def made(dot: int) -> _Made:
+            # the channels of a group are not padded, so lanes must divide them
+            tile = (
+                choose_tile(out_width, k, self._isa, 1 if wide else dot)
+                if groups == 1
+                else choose_channel_tile(out_width, c if depthwise else k // groups, self._isa)
+            )
+            shape = ConvShape(
+                n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
+                dot=dot, rows=tile.rows, block=tile.channels, pad_value=pad_value, bfloat16=wide,
+            )  # fmt: skip
+            plan = plan_winograd(shape, self._isa, self._cores) if self._winograd else None
+            if plan is not None:
+                return _winograd(weight, plan)
+            if depthwise:
+                packed = pack_depthwise_weight(weight, shape)
+                return _Made("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
+            return _Made("conv2d", conv2d, shape, tile, pack_conv2d_weight(weight, shape))
+
+        depth = 1 if depthwise else c // groups
+        return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
 
     def _absorb_pad(self, call: Expr) -> tuple[Expr, tuple[int, int, int, int], int]:
         x = call.args[0]
@@ -215,15 +227,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         # pad_width is before, after for each axis of NHWC
         return made.args[0], (width[2], width[4], width[3], width[5]), int(made.attrs.pad_value)
 
-    def _emit(
-        self,
-        name: str,
-        kernel: Callable[..., Any],
-        x: Expr,
-        packed: Array,
-        shape: ConvShape | MatmulShape,
-        tile: RegisterTile,
-    ) -> Expr:
+    def _emit(self, made: _Made, x: Expr) -> Expr:
+        tile, shape = made.tile, made.shape
         notes = {
             "lepton.lanes": tile.lanes,
             "lepton.vectors": tile.vectors,
@@ -232,10 +237,21 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             "lepton.macs": shape.macs,
         }
         suffix = {"float32": "", "bfloat16": "_bf16"}.get(dtype_of(x), "_int8")
-        hint = name + suffix
         return self.builder_.call_te(
-            lambda a, b: kernel(a, b, shape, notes), x, constant(packed), primfunc_name_hint=hint
+            lambda a, b: made.kernel(a, b, shape, notes),
+            x,
+            constant(made.packed),
+            primfunc_name_hint=made.name + suffix,
         )
+
+
+def _winograd(weight: Array, plan: WinogradPlan) -> _Made:
+    packed = pack_winograd_weight(weight, plan.shape)
+
+    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
+        return winograd_conv2d(a, b, plan.shape, notes)
+
+    return _Made("winograd_conv2d", kernel, plan.shape.conv, plan.tile, packed)
 
 
 def _check_units(mod: tvm.IRModule, target: Target) -> None:

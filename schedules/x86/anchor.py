@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm.s_tir import Schedule
@@ -19,7 +20,7 @@ _NARROWEST = 8
 # Multiply-adds below which a parallel loop costs more than a second thread brings, by how many of
 # them an instruction adds per lane: 5 to 10 microseconds of work. A launch costs about one, also
 # where only one thread may run.
-_WORTH_A_THREAD = {1: 600_000, 2: 1_000_000, 4: 1_500_000}
+_WORTH_A_THREAD = {1: 600_000, 2: 1_000_000, 4: 1_500_000, 8: 1_500_000, 16: 1_500_000}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Anchor:
     rows: int
     dot: int
     operand: str
+
+    @property
+    def words(self) -> int:
+        """32-bit words of activations that an integer dot product takes at once."""
+        return max(1, self.dot // 4)
 
     @property
     def tensorized(self) -> bool:
@@ -74,6 +80,19 @@ def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
         dot=int(notes["lepton.dot"]),
         operand=str(notes["lepton.operand"]),
     )
+
+
+def dot_loops(
+    sch: Schedule, anchor: Anchor, depth: Loop, lane: Loop, rest: Sequence[Loop]
+) -> list[Loop]:
+    """The loop over `depth`, then those that the dot product takes: words, `lane`, parts of a word.
+
+    `rest` are the loops below `depth`: none in float32, the parts of a word in integers.
+    """
+    if not anchor.tensorized or anchor.words == 1:
+        return [depth, lane, *rest]
+    depth, words = sch.split(depth, [None, anchor.words])
+    return [depth, words, lane, *rest]
 
 
 def finish_tile(

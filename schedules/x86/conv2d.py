@@ -10,6 +10,7 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.x86.anchor import (
+    dot_loops,
     find_anchor,
     finish_tile,
     parallel_outer,
@@ -51,11 +52,12 @@ class Conv2d:
         )
         ko, kv, kl = sch.split(k, [extents[3] // block, anchor.vectors, anchor.lanes])
         wo, wi = sch.split(w, [None, anchor.rows])
+        rc, *inner = dot_loops(sch, anchor, rc, kl, rest)
         if blocks_out:
-            sch.reorder(ko, n, h, wo, rh, rw, rc, wi, kv, kl, *rest)
+            sch.reorder(ko, n, h, wo, rh, rw, rc, wi, kv, *inner)
             outer = ko
         else:
-            sch.reorder(n, h, ko, wo, rh, rw, rc, wi, kv, kl, *rest)
+            sch.reorder(n, h, ko, wo, rh, rw, rc, wi, kv, *inner)
             outer = sch.fuse(n, h)
         sch.unroll(wi)
         sch.unroll(kv)
@@ -65,5 +67,5 @@ class Conv2d:
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // anchor.weight_bytes)
         parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
-        finish_tile(sch, anchor, wo, rh, kl, intrinsic)
+        finish_tile(sch, anchor, wo, rh, inner[0], intrinsic)
         return sch

@@ -65,7 +65,9 @@ class DepthwiseConv2d:
         if anchor.dot == 1:
             sch.unroll(rh)
         intrinsic = (
-            lanewise_dot_intrinsic(target.level, anchor.lanes) if anchor.tensorized else None
+            lanewise_dot_intrinsic(target.level, anchor.lanes, anchor.dot)
+            if anchor.tensorized
+            else None
         )
         finish_tile(sch, anchor, wo, rh, cl, intrinsic)
         return sch

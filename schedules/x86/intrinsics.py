@@ -6,7 +6,7 @@ The textual front end of TVM costs about 0.1 s an intrinsic, so none is made at 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ _VPDPBUSD = {
     8: "llvm.x86.avx512.vpdpbusd.256",
     16: "llvm.x86.avx512.vpdpbusd.512",
 }
+_PMADDUBS = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
 _PMADDWD = {
     4: "llvm.x86.sse2.pmadd.wd",
     8: "llvm.x86.avx2.pmadd.wd",
@@ -34,123 +39,167 @@ _PMADDWD = {
 
 @dataclass(frozen=True)
 class _DotUnit:
-    """An instruction (or two) that adds `dot` products into each 32-bit lane.
+    """A few instructions that add `steps` words of `word` products each into every 32-bit lane.
 
-    `operand` is the element type of the activations, of which `dot` fill a 32-bit word, `weight`
-    that of the weights and `total` that of the sums. `multiply_add` takes and returns vectors:
-    sums, int32 words, weights.
+    `operand` is the element type of the activations, of which `word` fill 32 bits, `weight` that of
+    the weights and `total` that of the sums. `multiply_add` takes a vector of sums, `steps` vectors
+    of int32 words and as many of weights, and returns the new sums.
     """
 
     name: str
-    dot: int
+    word: int
+    steps: int
     operand: str
-    multiply_add: Callable[[Any, Any, Any], Any]
+    multiply_add: Callable[[Any, Sequence[Any], Sequence[Any]], Any]
     weight: str = "int8"
     total: str = "int32"
 
 
-def _bfloat16_unit(lanes: int, operand: str) -> _DotUnit:
+def _unit(isa: Isa, lanes: int, dot: int, operand: str) -> _DotUnit:
+    """The unit for kernels of `dot` products a lane whose activations are stored as `operand`."""
+    if operand in ("bfloat16", "uint16"):
+        return _bfloat16(lanes, operand)
+    if dot == 2:
+        return _pairs(lanes)
+    return _vnni(lanes) if isa.vnni else _maddubs(lanes, dot // 4)
+
+
+def _bfloat16(lanes: int, operand: str) -> _DotUnit:
     """AVX512-BF16's `vdpbf16ps`; `operand` is bfloat16, or uint16 for its bits in a copy."""
-    return _DotUnit(
-        f"bfloat16_{operand}",
-        2,
-        operand,
-        lambda acc, words, weights: T.call_pure_extern(
-            f"float32x{lanes}",
-            dot_helper(lanes),
-            acc,
-            words,
-            T.reinterpret(f"int32x{lanes}", weights),
-        ),
-        "bfloat16",
-        "float32",
-    )
+    sums, helper = f"float32x{lanes}", dot_helper(lanes)
+
+    def multiply_add(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
+        (a,), (b,) = words, weights
+        return T.call_pure_extern(sums, helper, acc, a, T.reinterpret(f"int32x{lanes}", b))
+
+    return _DotUnit(f"bfloat16_{operand}", 2, 1, operand, multiply_add, "bfloat16", "float32")
 
 
-def _unit(isa: Isa, lanes: int) -> _DotUnit:
-    """VNNI's bytes where the target has it, else pairs of 16 bits, which are as exact."""
-    sums = f"int32x{lanes}"
-    if isa.vnni:
-        wide = f"int8x{lanes * 4}"
-        return _DotUnit(
-            "vnni",
-            4,
-            "uint8",
-            lambda acc, words, weights: T.call_llvm_pure_intrin(
-                sums, _VPDPBUSD[lanes], acc, T.reinterpret(wide, words), weights
-            ),
-        )
-    halves = f"int16x{lanes * 2}"
-    return _DotUnit(
-        "pairs",
-        2,
-        "int16",
-        lambda acc, words, weights: (
-            acc
-            + T.call_llvm_pure_intrin(
-                sums, _PMADDWD[lanes], T.reinterpret(halves, words), T.cast(weights, halves)
-            )
-        ),
-    )
+def _vnni(lanes: int) -> _DotUnit:
+    sums, wide = f"int32x{lanes}", f"int8x{lanes * 4}"
+
+    def multiply_add(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
+        (a,), (b,) = words, weights
+        return T.call_llvm_pure_intrin(sums, _VPDPBUSD[lanes], acc, T.reinterpret(wide, a), b)
+
+    return _DotUnit("vnni", 4, 1, "uint8", multiply_add)
+
+
+def _maddubs(lanes: int, steps: int) -> _DotUnit:
+    """Bytes times bytes in 16 bits, `steps` of them added there, then pairs of those in 32 bits."""
+    sums, halves, wide = f"int32x{lanes}", f"int16x{lanes * 2}", f"int8x{lanes * 4}"
+
+    def multiply_add(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
+        total = None
+        for a, b in zip(words, weights, strict=True):
+            part = T.call_llvm_pure_intrin(halves, _PMADDUBS[lanes], T.reinterpret(wide, a), b)
+            total = part if total is None else total + part
+        ones = T.broadcast(T.int16(1), lanes * 2)
+        return acc + T.call_llvm_pure_intrin(sums, _PMADDWD[lanes], total, ones)
+
+    return _DotUnit(f"maddubs{steps}", 4, steps, "uint8", multiply_add)
+
+
+def _pairs(lanes: int) -> _DotUnit:
+    """Bytes widened to 16 bits; each pair of products is added in 32."""
+    sums, halves = f"int32x{lanes}", f"int16x{lanes * 2}"
+
+    def multiply_add(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
+        (a,), (b,) = words, weights
+        wide = T.cast(b, halves)
+        return acc + T.call_llvm_pure_intrin(sums, _PMADDWD[lanes], T.reinterpret(halves, a), wide)
+
+    return _DotUnit("pairs", 2, 1, "int16", multiply_add)
 
 
 def dot_intrinsic(isa: Isa, anchor: Anchor) -> str:
-    """The name of: C[lanes] += sum over `dot` of A[dot] (for all lanes) * B[lanes, dot].
+    """The name of: C[lanes] += sum over `dot` of A[dot] (for all lanes) * B[word, lanes, part].
 
-    With VNNI A is uint8[4]; without it A is int16[2] (bytes already widened). B is int8, C int32 in
-    a local buffer. For bfloat16 A and B are pairs of it (A as uint16 in a copy), and C is float32.
+    A is uint8, or int16 for `dot` 2 (bytes already widened); B is int8, one block of lanes for each
+    32-bit word of A; C is int32 in a local buffer. Without VNNI B must be such that the sums of
+    bytes fit 16 bits. For bfloat16 A and B are pairs of it (A as uint16 in a copy), C is float32.
     """
     copied = anchor.operand == "bfloat16" and anchor.pad is not None
-    return _dot_intrinsic(isa, anchor.lanes, "uint16" if copied else anchor.operand)
+    operand = "uint16" if copied else anchor.operand
+    return _dot_intrinsic(isa, anchor.lanes, anchor.dot, operand)
 
 
 @functools.cache
-def _dot_intrinsic(isa: Isa, lanes: int, operand: str) -> str:
-    wide = operand in ("bfloat16", "uint16")
-    unit = _bfloat16_unit(lanes, operand) if wide else _unit(isa, lanes)
-    dot, element, multiply_add = unit.dot, unit.operand, unit.multiply_add
-    weight, total = unit.weight, unit.total
-    sums, word, weights = f"{total}x{lanes}", f"{element}x{dot}", f"{weight}x{lanes * dot}"
+def _dot_intrinsic(isa: Isa, lanes: int, dot: int, operand: str) -> str:
+    unit = _unit(isa, lanes, dot, operand)
+    word, steps, element, weight, total = (
+        unit.word, unit.steps, unit.operand, unit.weight, unit.total
+    )  # fmt: skip
+
+    def updated(A: Any, B: Any, C: Any) -> Any:
+        words = [
+            T.reinterpret("int32", A.vload([s * word], dtype=f"{element}x{word}"))
+            for s in range(steps)
+        ]
+        return unit.multiply_add(
+            C.vload([0], dtype=f"{total}x{lanes}"),
+            [T.broadcast(w, lanes) for w in words],
+            [B.vload([s, 0, 0], dtype=f"{weight}x{lanes * word}") for s in range(steps)],
+        )
 
     @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
+    def one_word(a: T.handle, b: T.handle, c: T.handle) -> None:
+        stride = T.int32()
         A = T.match_buffer(a, (dot,), element, offset_factor=1)
-        B = T.match_buffer(b, (lanes, dot), weight, offset_factor=1)
+        B = T.match_buffer(b, (1, lanes, word), weight, offset_factor=1, strides=[stride, word, 1])
         C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:dot], B[0:lanes, 0:dot])
+            T.reads(C[0:lanes], A[0:dot], B[0:1, 0:lanes, 0:word])
             T.writes(C[0:lanes])
             for i in T.serial(0, lanes):
-                for k in T.serial(0, dot):
+                for k in T.serial(0, word):
                     with T.sblock("update"):
                         vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + product(A[vk], B[vi, vk])
+                        C[vi] = C[vi] + product(A[vk], B[0, vi, vk])
+
+    @T.prim_func(s_tir=True)
+    def several_words(a: T.handle, b: T.handle, c: T.handle) -> None:
+        stride = T.int32()
+        A = T.match_buffer(a, (dot,), element, offset_factor=1)
+        B = T.match_buffer(
+            b, (steps, lanes, word), weight, offset_factor=1, strides=[stride, word, 1]
+        )
+        C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:dot], B[0:steps, 0:lanes, 0:word])
+            T.writes(C[0:lanes])
+            for s in T.serial(0, steps):
+                for i in T.serial(0, lanes):
+                    for k in T.serial(0, word):
+                        with T.sblock("update"):
+                            vi, vs, vk = T.axis.remap("SRR", [i, s, k])
+                            C[vi] = C[vi] + product(A[vs * word + vk], B[vs, vi, vk])
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
+        stride = T.int32()
         A = T.match_buffer(a, (dot,), element, offset_factor=1)
-        B = T.match_buffer(b, (lanes, dot), weight, offset_factor=1)
+        B = T.match_buffer(
+            b, (steps, lanes, word), weight, offset_factor=1, strides=[stride, word, 1]
+        )
         C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:dot], B[0:lanes, 0:dot])
+            T.reads(C[0:lanes], A[0:dot], B[0:steps, 0:lanes, 0:word])
             T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = multiply_add(
-                C.vload([0], dtype=sums),
-                T.broadcast(T.reinterpret("int32", A.vload([0], dtype=word)), lanes),
-                B.vload([0, 0], dtype=weights),
-            )
+            C[T.ramp(0, 1, lanes)] = updated(A, B, C)
 
+    desc = one_word if steps == 1 else several_words
     return _register(f"lepton.{unit.name}_dot_{lanes}", desc, impl)
 
 
 @functools.cache
-def lanewise_dot_intrinsic(isa: Isa, lanes: int) -> str:
+def lanewise_dot_intrinsic(isa: Isa, lanes: int, dot: int) -> str:
     """The name of: C[lanes] += sum over `dot` of part(A[lanes], dot) * B[lanes, dot].
 
-    A holds `dot` unsigned parts per 32-bit word: four bytes with VNNI, else two 16-bit halves.
+    A holds `dot` unsigned parts per 32-bit word: four bytes or two 16-bit halves.
     """
-    unit = _unit(isa, lanes)
-    dot, multiply_add = unit.dot, unit.multiply_add
+    unit = _unit(isa, lanes, dot, "uint8")
+    multiply_add = unit.multiply_add
     sums, bytes_ = f"int32x{lanes}", f"int8x{lanes * dot}"
 
     @T.prim_func(s_tir=True)
@@ -175,7 +224,9 @@ def lanewise_dot_intrinsic(isa: Isa, lanes: int) -> str:
             T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
             C[T.ramp(0, 1, lanes)] = multiply_add(
-                C.vload([0], dtype=sums), A.vload([0], dtype=sums), B.vload([0, 0], dtype=bytes_)
+                C.vload([0], dtype=sums),
+                [A.vload([0], dtype=sums)],
+                [B.vload([0, 0], dtype=bytes_)],
             )
 
     return _register(f"lepton.{unit.name}_lanewise_{lanes}", desc, impl)

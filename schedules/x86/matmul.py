@@ -10,6 +10,7 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, new_schedule
 from lepton_tvm.schedules.x86.anchor import (
+    dot_loops,
     find_anchor,
     finish_tile,
     parallel_outer,
@@ -54,8 +55,9 @@ class Matmul:
         )
         mo, mi = sch.split(m, [None, anchor.rows])
         ko, kv, kl = sch.split(k, [None, anchor.vectors, anchor.lanes])
+        rc, *inside = dot_loops(sch, anchor, rc, kl, rest)
         outer, inner = (ko, mo) if columns_out else (mo, ko)
-        sch.reorder(outer, inner, rc, mi, kv, kl, *rest)
+        sch.reorder(outer, inner, rc, mi, kv, *inside)
         sch.unroll(mi)
         sch.unroll(kv)
         if anchor.pad is not None:
@@ -63,7 +65,7 @@ class Matmul:
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // size)
         parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
-        finish_tile(sch, anchor, inner, rc, kl, intrinsic)
+        finish_tile(sch, anchor, inner, rc, inside[0], intrinsic)
         return sch
 
 

@@ -12,9 +12,10 @@ from tvm import te
 
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.dot import LARGEST_SUM, dot_candidates, uses_maddubs
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
-from lepton_tvm.targets import parse_target
+from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules import emulator
 
 Operands = tuple[Array, Array]
@@ -47,13 +48,24 @@ def conv2d_reference(x: Array, w: Array, shape: ConvShape) -> Array:
     return out
 
 
+#: Every way to multiply that a level has, as (level, `dot` of its kernels): 1 is float32.
+UNITS = [
+    (isa.name, dot) for isa in ISAS.values() for dot in (1, *dot_candidates("int8", 16, isa)[::-1])
+]
+
+
+def largest_weight(isa: str, dot: int) -> int:
+    """The magnitude up to which any weights are exact: what 16-bit sums of `dot` bytes leave."""
+    return LARGEST_SUM * 2 // dot if uses_maddubs(dot, ISAS[isa]) else 127
+
+
 def operands(
-    rng: np.random.Generator, integer: bool, x: Sequence[int], w: Sequence[int]
+    rng: np.random.Generator, integer: bool, x: Sequence[int], w: Sequence[int], most: int = 127
 ) -> Operands:
-    """Random activations and weights, uint8 and int8 over their whole range or float32."""
+    """Random activations and weights: float32, or uint8 and int8 of 0..255 and -most..most."""
     if integer:
         activations = rng.integers(0, 256, x).astype("uint8")
-        return activations, rng.integers(-127, 128, w).astype("int8")
+        return activations, rng.integers(-most, most + 1, w).astype("int8")
     return rng.standard_normal(x).astype("float32"), rng.standard_normal(w).astype("float32")
 
 

@@ -15,7 +15,7 @@ from lepton_tvm.ir.kernels.register_tile import choose_channel_tile, choose_tile
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
 from lepton_tvm.targets import ISAS, best_isa
-from tests.schedules.reference import conv2d_reference, operands, run_kernel
+from tests.schedules.reference import UNITS, conv2d_reference, largest_weight, operands, run_kernel
 from tests.schedules.test_conv2d import case, notes
 
 
@@ -38,9 +38,14 @@ class Answer:
 def test_every_choice_computes_the_same(integer: bool, depthwise: bool) -> None:
     isa = best_isa().name
     size = (1, 12, 14, 16, 16) if depthwise else (1, 12, 14, 8, 48)
-    shape, tile = case("3x3 same", size, isa, integer, 16 if depthwise else 1)
+    dot = 4 if integer else 1
+    shape, tile = case("3x3 same", size, isa, dot, 16 if depthwise else 1)
     x, w = operands(
-        np.random.default_rng(7), integer, size[:4], (3, 3, shape.group_in, shape.out_channels)
+        np.random.default_rng(7),
+        integer,
+        size[:4],
+        (3, 3, shape.group_in, shape.out_channels),
+        largest_weight(isa, dot),
     )
     packed = pack_depthwise_weight(w, shape) if depthwise else pack_conv2d_weight(w, shape)
     made = depthwise_conv2d if depthwise else conv2d
@@ -58,12 +63,12 @@ def test_every_choice_computes_the_same(integer: bool, depthwise: bool) -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=0 if integer else 1e-4)
 
 
-@pytest.mark.parametrize("isa", list(ISAS))
-def test_tiles_fit_the_registers_and_divide_where_they_must(isa: str) -> None:
+@pytest.mark.parametrize(("isa", "dot"), UNITS)
+def test_tiles_fit_the_registers_and_divide_where_they_must(isa: str, dot: int) -> None:
     level = ISAS[isa]
     for extent in (1, 7, 13, 56, 112):
         for channels in (1, 3, 16, 24, 40, 72, 1000):
-            tile = choose_tile(extent, channels, level)
+            tile = choose_tile(extent, channels, level, dot)
             assert tile.rows * tile.vectors < level.registers
             assert tile.rows <= extent
             assert tile_cost(tile, extent, channels) > 0

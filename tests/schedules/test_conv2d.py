@@ -13,7 +13,14 @@ from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_til
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
 from lepton_tvm.targets import ISAS
-from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
+from tests.schedules.reference import UNITS as ALL_UNITS
+from tests.schedules.reference import (
+    conv2d_reference,
+    largest_weight,
+    needs,
+    operands,
+    run_kernel,
+)
 
 # kernel, strides, padding (top, left, bottom, right), dilation
 WINDOWS = {
@@ -25,24 +32,26 @@ WINDOWS = {
     "1x1 stride 2": ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
     "2x2 valid": ((2, 2), (1, 1), (0, 0, 0, 0), (1, 1)),
 }
+# Several words at once change the packing and the innermost loops only: few cases show it.
+WORDS = [u for u in ALL_UNITS if u[1] > 4]
+UNITS = [u for u in ALL_UNITS if u[1] <= 4]
 # batch, height, width, channels, output channels
 SIZES = [(1, 7, 9, 3, 10), (2, 5, 13, 5, 24), (1, 6, 113, 8, 40), (1, 5, 5, 17, 1)]
 
 
 def case(
-    window: str, size: tuple[int, ...], isa: str, integer: bool, groups: int
+    window: str, size: tuple[int, ...], isa: str, dot: int, groups: int
 ) -> tuple[ConvShape, RegisterTile]:
     kernel, strides, padding, dilation = WINDOWS[window]
     n, h, w, c, k = size
     level = ISAS[isa]
-    dot = (4 if level.vnni else 2) if integer else 1
     shape = ConvShape(
         n, h, w, c, k, kernel, strides, padding, dilation, groups, dot,
-        rows=1, block=1, pad_value=3 if integer else 0,
+        rows=1, block=1, pad_value=3 if dot > 1 else 0,
     )  # fmt: skip
     depthwise = groups == c == k
     if groups == 1:
-        tile = choose_tile(shape.out_width, k, level)
+        tile = choose_tile(shape.out_width, k, level, dot)
     else:
         tile = choose_channel_tile(shape.out_width, c if depthwise else k // groups, level)
     return dataclasses.replace(shape, rows=tile.rows, block=tile.channels), tile
@@ -64,6 +73,7 @@ def check(shape: ConvShape, tile: RegisterTile, isa: str, depthwise: bool, seed:
         shape.dot > 1,
         (shape.batch, shape.height, shape.width, shape.channels),
         (*shape.kernel, shape.group_in, shape.out_channels),
+        largest_weight(isa, shape.dot),
     )
     packed = pack_depthwise_weight(w, shape) if depthwise else pack_conv2d_weight(w, shape)
     made = depthwise_conv2d if depthwise else conv2d
@@ -83,29 +93,35 @@ def check(shape: ConvShape, tile: RegisterTile, isa: str, depthwise: bool, seed:
         np.testing.assert_allclose(got, want, rtol=0, atol=terms * 16 * 2.0**-24 + 1e-6)
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
-@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize(("isa", "dot"), UNITS)
 @pytest.mark.parametrize("window", list(WINDOWS))
-def test_plain_convolution_equals_numpy(window: str, isa: str, integer: bool) -> None:
+def test_plain_convolution_equals_numpy(window: str, isa: str, dot: int) -> None:
     for seed, size in enumerate(SIZES):
-        shape, tile = case(window, size, isa, integer, 1)
+        shape, tile = case(window, size, isa, dot, 1)
         check(shape, tile, isa, False, seed)
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
-@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize(("isa", "dot"), UNITS)
 @pytest.mark.parametrize("window", ["3x3 same", "3x3 stride 2, asymmetric", "3x3 dilated"])
-def test_grouped_convolution_equals_numpy(window: str, isa: str, integer: bool) -> None:
+def test_grouped_convolution_equals_numpy(window: str, isa: str, dot: int) -> None:
     for seed, (n, h, w, c, k) in enumerate(SIZES[:2]):
-        shape, tile = case(window, (n, h, w, 4 * c, 4 * k), isa, integer, 4)
+        shape, tile = case(window, (n, h, w, 4 * c, 4 * k), isa, dot, 4)
         check(shape, tile, isa, False, seed)
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
-@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize(("isa", "dot"), UNITS)
 @pytest.mark.parametrize("window", [w for w in WINDOWS if w != "1x1 stride 2"])
-def test_depthwise_convolution_equals_numpy(window: str, isa: str, integer: bool) -> None:
+def test_depthwise_convolution_equals_numpy(window: str, isa: str, dot: int) -> None:
     sizes = [(1, 7, 9, 16), (2, 5, 13, 24), (1, 6, 113, 36), (1, 5, 7, 3)]
     for seed, (n, h, w, c) in enumerate(sizes):
-        shape, tile = case(window, (n, h, w, c, c), isa, integer, c)
+        shape, tile = case(window, (n, h, w, c, c), isa, dot, c)
         check(shape, tile, isa, True, seed)
+
+
+@pytest.mark.parametrize(("isa", "dot"), WORDS)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_several_words_at_once_equal_numpy(groups: int, isa: str, dot: int) -> None:
+    for seed, c in enumerate((5, 16, 32)):
+        size = (1, 6, 13, groups * c, 12 * groups)
+        shape, tile = case("3x3 stride 2, asymmetric", size, isa, dot, groups)
+        check(shape, tile, isa, False, seed)

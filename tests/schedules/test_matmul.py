@@ -9,7 +9,7 @@ from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.x86.matmul import Matmul
 from lepton_tvm.targets import ISAS
-from tests.schedules.reference import needs, operands, run_kernel
+from tests.schedules.reference import UNITS, largest_weight, needs, operands, run_kernel
 
 # leading dimensions, depth, columns
 PRODUCTS = [
@@ -22,18 +22,19 @@ PRODUCTS = [
 ]
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
-@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize(("isa", "dot"), UNITS)
 @pytest.mark.parametrize(("leading", "depth", "columns"), PRODUCTS)
 def test_product_equals_numpy(
-    leading: tuple[int, ...], depth: int, columns: int, isa: str, integer: bool
+    leading: tuple[int, ...], depth: int, columns: int, isa: str, dot: int
 ) -> None:
     needs(isa)
     level = ISAS[isa]
-    dot = (4 if level.vnni else 2) if integer else 1
-    tile = choose_tile(int(np.prod(leading)), columns, level)
+    tile = choose_tile(int(np.prod(leading)), columns, level, dot)
     shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels)
-    x, w = operands(np.random.default_rng(depth), integer, (*leading, depth), (depth, columns))
+    x, w = operands(
+        np.random.default_rng(depth), dot > 1, (*leading, depth), (depth, columns),
+        largest_weight(isa, dot),
+    )  # fmt: skip
     notes = {
         "lepton.lanes": tile.lanes,
         "lepton.vectors": tile.vectors,
@@ -44,7 +45,7 @@ def test_product_equals_numpy(
         lambda a, b: matmul(a, b, shape, notes), Matmul(), isa, x, pack_matmul_weight(w, shape)
     )
     want = x.astype(np.float64) @ w.astype(np.float64)
-    if integer:
+    if dot > 1:
         np.testing.assert_array_equal(got, want)
     else:
         np.testing.assert_allclose(got, want, rtol=0, atol=depth * 16 * 2.0**-24 + 1e-6)

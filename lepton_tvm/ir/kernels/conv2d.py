@@ -79,6 +79,11 @@ class ConvShape:
         return -(-self.group_in // self.dot) * self.dot
 
     @property
+    def word(self) -> int:
+        """Input channels in one 32-bit word of an operand of the dot product."""
+        return min(self.dot, 4)
+
+    @property
     def group_out(self) -> int:
         """Output channels of one group."""
         return self.out_channels // self.groups
@@ -112,9 +117,9 @@ def pack_conv2d_weight(weight: Array, shape: ConvShape) -> Array:
     fill_in = shape.group_in_padded - shape.group_in
     fill_out = shape.group_blocks * shape.block - shape.group_out
     grouped = np.pad(grouped, ((0, 0), (0, 0), (0, fill_in), (0, 0), (0, fill_out)))
-    steps = shape.group_in_padded // shape.dot
+    steps = shape.group_in_padded // shape.word
     split = grouped.reshape(
-        kh, kw, steps, shape.dot, shape.groups * shape.group_blocks, shape.block
+        kh, kw, steps, shape.word, shape.groups * shape.group_blocks, shape.block
     )
     packed = np.ascontiguousarray(split.transpose(4, 0, 1, 2, 5, 3))
     return packed[..., 0] if shape.dot == 1 else packed
@@ -131,13 +136,13 @@ def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -
     source = _padded(x, s) if s.needs_copy else x
     rh = te.reduce_axis((0, s.kernel[0]), "rh")
     rw = te.reduce_axis((0, s.kernel[1]), "rw")
-    rc = te.reduce_axis((0, s.group_in_padded // s.dot), "rc")
-    rd = te.reduce_axis((0, s.dot), "rd")
+    rc = te.reduce_axis((0, s.group_in_padded // s.word), "rc")
+    rd = te.reduce_axis((0, s.word), "rd")
 
     def read(n: Any, h: Any, w_: Any, k: Any) -> Any:
         row = h * s.strides[0] + rh * s.dilation[0]
         column = w_ * s.strides[1] + rw * s.dilation[1]
-        channel = rc * s.dot + rd if s.dot > 1 else rc
+        channel = rc * s.word + rd if s.dot > 1 else rc
         if s.groups == 1:
             return source[n, row, column, channel]
         group = k // (s.group_blocks * s.block)

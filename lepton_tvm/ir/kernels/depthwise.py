@@ -10,6 +10,7 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import element_type, widened
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.dot import in_words
 
 __all__ = ["depthwise_conv2d", "pack_depthwise_weight"]
 
@@ -20,10 +21,7 @@ def pack_depthwise_weight(weight: Array, shape: ConvShape) -> Array:
     plain = weight.reshape(kh, kw, shape.channels)
     if shape.dot == 1:
         return np.ascontiguousarray(plain)
-    steps = -(-kh // shape.dot)
-    full = np.pad(plain, ((0, steps * shape.dot - kh), (0, 0), (0, 0)))
-    split = full.reshape(steps, shape.dot, kw, shape.channels)
-    return np.ascontiguousarray(split.transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(in_words(plain, 0, shape.dot))
 
 
 def depthwise_conv2d(

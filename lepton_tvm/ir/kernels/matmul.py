@@ -44,6 +44,11 @@ class MatmulShape:
         return -(-self.depth // self.dot) * self.dot
 
     @property
+    def word(self) -> int:
+        """Values of the depth in one 32-bit word of an operand of the dot product."""
+        return min(self.dot, 4)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of the whole operation."""
         return self.rows * self.depth * self.columns
@@ -63,8 +68,8 @@ def pack_matmul_weight(weight: Array, shape: MatmulShape) -> Array:
     """[depth, columns] weights -> [blocks, depth/dot, block, dot], no last axis for dot 1."""
     fill = ((0, shape.depth_padded - shape.depth), (0, shape.blocks * shape.block - shape.columns))
     full = np.pad(weight, fill)
-    steps = shape.depth_padded // shape.dot
-    split = full.reshape(steps, shape.dot, shape.blocks, shape.block)
+    steps = shape.depth_padded // shape.word
+    split = full.reshape(steps, shape.word, shape.blocks, shape.block)
     packed = np.ascontiguousarray(split.transpose(2, 0, 3, 1))
     return packed[..., 0] if shape.dot == 1 else packed
 
@@ -76,14 +81,14 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
     """
     s = shape
     source = _rows_of(x, s)
-    rc = te.reduce_axis((0, s.depth_padded // s.dot), "rc")
-    rd = te.reduce_axis((0, s.dot), "rd")
+    rc = te.reduce_axis((0, s.depth_padded // s.word), "rc")
+    rd = te.reduce_axis((0, s.word), "rd")
 
     def term(m: Any, k: Any) -> Any:
         block, lane = k // s.block, k % s.block
         if s.dot == 1:
             return te.sum(source(m, rc) * w[block, rc, lane], axis=[rc])
-        value = source(m, rc * s.dot + rd)
+        value = source(m, rc * s.word + rd)
         return te.sum(product(value, w[block, rc, lane, rd]), axis=[rc, rd])
 
     acc = te.compute(

@@ -26,7 +26,7 @@ _LOAD_WEIGHT = 0.15
 
 
 class RegisterFile(Protocol):
-    """What a tile must fit: vector registers of `lanes` 32-bit lanes."""
+    """What a tile must fit: vector registers of `lanes` 32-bit lanes, with or without VNNI."""
 
     @property
     def lanes(self) -> int:
@@ -36,6 +36,11 @@ class RegisterFile(Protocol):
     @property
     def registers(self) -> int:
         """How many registers there are."""
+        ...
+
+    @property
+    def vnni(self) -> bool:
+        """Whether one instruction multiplies four bytes and adds them to a lane."""
         ...
 
 
@@ -53,25 +58,47 @@ class RegisterTile:
         return self.lanes * self.vectors
 
 
-def row_candidates(extent: int, vectors: int, isa: RegisterFile) -> list[int]:
+@dataclass(frozen=True)
+class _Step:
+    """What one step over the depth takes: words read, multiplications a sum, spare registers."""
+
+    words: int = 1
+    multiplications: int = 1
+    spare: int = 0
+    chains: int = _CHAINS
+
+
+def _step(dot: int, isa: RegisterFile) -> _Step:
+    if dot == 1 or (dot == 4 and isa.vnni):
+        return _Step()
+    if dot == 2:
+        return _Step(spare=1, chains=1)  # the product; only the addition waits for the sum
+    return _Step(dot // 4, dot // 4 + 1, spare=2, chains=1)  # the products and a vector of ones
+
+
+def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -> list[int]:
     """The numbers of rows whose sums fit the registers, at most `extent`.
 
-    Beside the sums stand `vectors` registers of weights and one for the activation. With a single
-    one too many, LLVM moves nearly every register in every step.
+    Beside the sums stand `vectors` registers of weights and one for the activation, for each word
+    that a step reads, and what products need. With a single one too many, LLVM moves nearly every
+    register in every step.
     """
-    most = max(1, (isa.registers - vectors - 1) // vectors)
+    step = _step(dot, isa)
+    most = max(1, (isa.registers - (vectors + 1) * step.words - step.spare) // vectors)
     return list(range(1, min(extent, most) + 1))
 
 
-def choose_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
+def choose_tile(extent: int, channels: int, isa: RegisterFile, dot: int = 1) -> RegisterTile:
     """The cheapest tile by a two-port model: multiply-adds, loads and wasted lanes.
 
     `extent` is the number of output rows that a tile may span (the output width of a convolution,
-    all rows of a product), `channels` the output channels. Smaller vectors are considered where
-    the channels do not fill the large ones.
+    all rows of a product), `channels` the output channels, `dot` the products added at once.
+    Smaller vectors are considered where the channels do not fill the large ones.
     """
+    step = _step(dot, isa)
     return min(
-        _tiles(extent, channels, isa), key=lambda t: (tile_cost(t, extent, channels), -t.rows)
+        _tiles(extent, channels, isa, dot),
+        key=lambda t: (_cost(t, extent, channels, step), -t.rows),
     )
 
 
@@ -103,22 +130,27 @@ def choose_channel_tile(extent: int, channels: int, isa: RegisterFile) -> Regist
 
 
 def tile_cost(tile: RegisterTile, extent: int, channels: int) -> float:
-    """Cycles per useful output and reduction step, up to a constant factor."""
-    sums = tile.rows * tile.vectors
-    loads = tile.rows + tile.vectors
-    cycles = max(sums, loads, _CHAINS if sums < _CHAINS else 0) / 2 + _LOAD_WEIGHT * loads / 2
+    """Cycles per useful output and reduction step in float32, up to a constant factor."""
+    return _cost(tile, extent, channels, _Step())
+
+
+def _cost(tile: RegisterTile, extent: int, channels: int, step: _Step) -> float:
+    sums = tile.rows * tile.vectors * step.multiplications
+    loads = (tile.rows + tile.vectors) * step.words
+    cycles = max(sums, loads, step.chains if sums < step.chains else 0) / 2
+    cycles += _LOAD_WEIGHT * loads / 2
     row_waste = -(-extent // tile.rows) * tile.rows / extent
     lane_waste = -(-channels // tile.channels) * tile.channels / channels
     tails = (_TAIL_PENALTY if row_waste > 1 else 1.0) * (_TAIL_PENALTY if lane_waste > 1 else 1.0)
     return cycles / (tile.rows * tile.channels) * row_waste * lane_waste * tails
 
 
-def _tiles(extent: int, channels: int, isa: RegisterFile) -> Iterator[RegisterTile]:
+def _tiles(extent: int, channels: int, isa: RegisterFile, dot: int = 1) -> Iterator[RegisterTile]:
     lanes = isa.lanes
     while lanes >= 4:
         for vectors in (1, 2, 3, 4, 5, 6, 8):
             if vectors > 1 and lanes * (vectors - 1) >= channels:
                 break
-            for rows in row_candidates(extent, vectors, isa):
+            for rows in row_candidates(extent, vectors, isa, dot):
                 yield RegisterTile(rows, lanes, vectors)
         lanes //= 2
