@@ -10,6 +10,7 @@ from tvm import tirx
 
 from lepton_tvm.errors import CompileError
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
+from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.schedules.x86 import RULES as X86_RULES
 from lepton_tvm.targets import Target
 
@@ -62,6 +63,7 @@ def _first_that_fits(
             failures.append(f"{rule.name}: {str(error).strip().splitlines()[-1]}")
             continue
         if sch is not None:
-            made = sch.mod["main"].with_attrs(func.attrs) if func.attrs else sch.mod["main"]
+            made = insert_prefetch(sch.mod["main"])
+            made = made.with_attrs(func.attrs) if func.attrs else made
             return made, Applied(name, rule.name, tuple(failures))
     return func, Applied(name, None, tuple(failures))

@@ -9,6 +9,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, new_schedule
+from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.schedules.x86.anchor import (
     dot_loops,
     find_anchor,
@@ -68,4 +69,6 @@ class Conv2d:
         parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
         finish_tile(sch, anchor, wo, rh, inner[0], intrinsic)
+        if blocks_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
+            mark_prefetch(sch, ko, [n, h, wo], [rh, rw, rc], block * math.prod(extents[4:]))
         return sch

@@ -9,6 +9,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, new_schedule
+from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.schedules.x86.anchor import (
     dot_loops,
     find_anchor,
@@ -66,6 +67,8 @@ class Matmul:
         parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
         finish_tile(sch, anchor, inner, rc, inside[0], intrinsic)
+        if columns_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
+            mark_prefetch(sch, ko, [mo], [rc], block * math.prod(depths))
         return sch
 
 

@@ -15,6 +15,7 @@ from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.dot import LARGEST_SUM, dot_candidates, uses_maddubs
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
+from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules import emulator
 
@@ -83,7 +84,8 @@ def run_kernel(
     out = kernel(*ins)
     sch = rule.apply(te.create_prim_func([*ins, out]), target, choices or Defaults())
     assert sch is not None, "the rule did not recognise its own kernel"
-    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    finished = insert_prefetch(sch.mod["main"])
+    built = tvm.compile(finished, target=target.tvm, tir_pipeline=TIR_PIPELINE)
     shape = tuple(int(d) for d in out.shape)
     result: Any = tvm.runtime.empty(shape, str(out.dtype).removeprefix("T."))
     built["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(packed), result)
