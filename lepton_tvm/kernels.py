@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import tvm
 from tvm import tirx
 
-from lepton_tvm.ir.graph import bindings_of, main_of, op_name
+from lepton_tvm.ir.graph import (
+    bindings_of,
+    dtype_of,
+    is_constant,
+    main_of,
+    op_name,
+    shape_of,
+)
+from lepton_tvm.ir.instructions import dot_instruction
 from lepton_tvm.schedules.apply import Applied
 from lepton_tvm.schedules.base import block_notes, new_schedule
 from lepton_tvm.targets import Target
@@ -39,6 +48,9 @@ class KernelInfo:
     output_shape: tuple[int, ...]
     schedule: str
     calls: int = 1
+    instruction: str | None = None
+    bytes: int = 0
+    weight_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""
@@ -49,18 +61,44 @@ class KernelInfo:
 
 
 def describe_kernels(
-    mod: tvm.IRModule, applied: Sequence[Applied], target: Target
+    mod: tvm.IRModule, scheduled: tvm.IRModule, applied: Sequence[Applied], target: Target
 ) -> tuple[KernelInfo, ...]:
-    """The kernels of a fused module in the order in which `main` first calls them."""
+    """The kernels of a fused module, and of the same scheduled, in the order of their first calls.
+
+    Calls are those of `main`.
+    """
     rules = {a.function: a.rule for a in applied}
     calls: dict[str, int] = {}
+    constants: dict[str, int] = {}
     for binding in bindings_of(main_of(mod)):
         if op_name(binding.value).startswith("call_tir:"):
             name = binding.value.args[0].name_hint
             calls[name] = calls.get(name, 0) + 1
-    return tuple(
-        _describe(name, mod[name], rules.get(name), target, count) for name, count in calls.items()
-    )
+            constants[name] = _constant_bytes(binding.value.args[1])
+    made = []
+    for name, count in calls.items():
+        info = _describe(name, mod[name], rules.get(name), target, count)
+        instruction = _instruction(info, scheduled[name], target)
+        made.append(replace(info, instruction=instruction, weight_bytes=constants[name]))
+    return tuple(made)
+
+
+def _constant_bytes(arguments: Any) -> int:
+    """The size of the constants among the arguments of a call."""
+    values = [a for a in getattr(arguments, "fields", [arguments]) if is_constant(a)]
+    return sum(_bytes(dtype_of(v), shape_of(v)) for v in values)
+
+
+def _bytes(dtype: Any, shape: Sequence[int]) -> int:
+    kind = tvm.runtime.DataType(str(dtype).removeprefix("T."))
+    return math.prod(shape) * int(kind.itemsize)
+
+
+def _instruction(info: KernelInfo, func: tirx.PrimFunc, target: Target) -> str | None:
+    if not info.macs:
+        return None
+    plain = "fma" if "fma" in target.features else "mul+add"
+    return dot_instruction(func) or (None if info.precision == "int8" else plain)
 
 
 def _describe(
@@ -74,6 +112,7 @@ def _describe(
     return KernelInfo(
         name, op, _precision(buffers, anchor), target.isa, macs,
         tuple(shapes[:-1]), shapes[-1], rule or "default", calls,
+        bytes=sum(_bytes(b.dtype, shape) for b, shape in zip(buffers, shapes, strict=True)),
     )  # fmt: skip
 
 

@@ -99,7 +99,8 @@ def lower(
         reports.append(report)
         tell("schedule")
         mod, applied = apply_schedules(fused, target)
-    return Lowered(mod, tuple(applied), describe_kernels(fused, applied, target), tuple(reports))
+    kernels = describe_kernels(fused, mod, applied, target)
+    return Lowered(mod, tuple(applied), kernels, tuple(reports))
 
 
 def build(

@@ -89,6 +89,33 @@ def test_int8_kernels_are_integer(model: Model) -> None:
     assert {k.precision for k in kernels if k.macs} == {"int8"}
 
 
+@pytest.mark.parametrize(
+    ("isa", "floats", "integers"),
+    [
+        ("sse", {"mul+add"}, {"pmaddwd", "pmaddubsw"}),
+        ("avx2", {"fma"}, {"pmaddwd", "pmaddubsw"}),
+        ("vnni", {"fma"}, {"vpdpbusd"}),
+    ],
+)
+def test_kernels_name_their_instruction(
+    model: Model, isa: str, floats: set[str], integers: set[str]
+) -> None:
+    quantized = quantize(model, np.concatenate([picture(s) for s in range(2)]))
+    for module, wanted in ((model.module, floats), (quantized.module, integers)):
+        kernels = pipeline.lower(module, parse_target(f"x86:{isa}")).kernels
+        found = {k.instruction for k in kernels if k.macs > 1000}
+        assert found
+        assert found <= wanted
+        assert {k.instruction for k in kernels if not k.macs} <= {None}
+
+
+def test_kernels_know_their_bytes(model: Model) -> None:
+    kernels = pipeline.lower(model.module, parse_target("native")).kernels
+    (dense,) = [k for k in kernels if k.op == "matmul"]
+    assert dense.weight_bytes == sum(4 * int(np.prod(s)) for s in dense.input_shapes[1:])
+    assert dense.bytes == dense.weight_bytes + 4 * (8 + 5)
+
+
 def test_names_of_kernels_are_short_unique_and_stable(model: Model) -> None:
     lowered = pipeline.lower(model.module, parse_target("native"))
     names = [k.name for k in lowered.kernels]
