@@ -94,6 +94,14 @@ class Net:
             run(warmup)
         return [run(number) for _ in range(repeat)]
 
+    def instrument(self, hook: Callable[..., int]) -> None:
+        """Have `hook(function, name, before, result, *arguments)` called around every call.
+
+        `before` tells the call before from the one after; the answer 0 lets the call happen. There
+        is no way back to an uninstrumented machine: load the artifact again.
+        """
+        self._machine["set_instrument"](hook)
+
     def __repr__(self) -> str:
         ins = ", ".join(f"{t.name}{list(t.shape)}" for t in self.inputs)
         outs = ", ".join(f"{t.name}{list(t.shape)}" for t in self.outputs)
