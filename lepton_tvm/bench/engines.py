@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_tvm.targets import best_isa
+from lepton_tvm.targets import ISAS, best_isa, cpu_flags
 
-__all__ = ["ENGINES", "Job", "Loaded", "Peer"]
+__all__ = ["ENGINES", "OURS", "PRECISIONS", "Job", "Loaded", "Peer"]
+
+OURS = "lepton_tvm"
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 Array = npt.NDArray[Any]
 
@@ -23,7 +27,8 @@ Array = npt.NDArray[Any]
 class Job:
     """What one process shall run, and on which CPUs.
 
-    `model` and `inputs` are files, `calibration` and `scratch` folders.
+    `model` and `inputs` are files, `calibration` and `scratch` folders. `max_isa` is the level that
+    a peer is limited to (a name of `ISAS`); `profile` asks for the times of single kernels.
     """
 
     engine: str
@@ -34,6 +39,8 @@ class Job:
     threads: int
     scratch: str
     cpus: tuple[int, ...]
+    max_isa: str | None = None
+    profile: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""
@@ -42,20 +49,32 @@ class Job:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run: seconds of one run, mean of n; and what the engine says of itself."""
+    """A model ready to run: seconds of one run, mean of n; and what the engine says of itself.
+
+    Where a profile was asked for, `calls` names the calls of a run and `profile` gives the mean
+    seconds of a run and of each call.
+    """
 
     run: Callable[[int], float]
     version: str
     isa: str
+    calls: tuple[str, ...] = ()
+    profile: Callable[[int], tuple[float, list[float]]] | None = None
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An engine: the module it needs, its precisions, and how it loads a job."""
+    """An engine: the module it needs, how it loads a job, and what it has of `PRECISIONS`.
+
+    `lacks` answers why it does not run a precision on this machine, None where it does. `isa_limit`
+    makes the environment variables that keep it to an instruction-set level, None where it has no
+    such switch.
+    """
 
     module: str
-    precisions: tuple[str, ...]
     load: Callable[[Job], Loaded]
+    lacks: Callable[[str], str | None] = lambda _precision: None
+    isa_limit: Callable[[str], dict[str, str]] | None = None
 
 
 def read_arrays(path: str) -> dict[str, Array]:
@@ -88,18 +107,25 @@ def _timed(call: Callable[[], Any]) -> Callable[[int], float]:
     return run
 
 
-def _dispatching() -> str:
+def _dispatching(job: Job) -> str:
     """What an engine that picks kernels at run time can use here."""
-    return f"auto (up to {best_isa().name})"
+    return f"auto (up to {job.max_isa or best_isa().name})"
 
 
 def _load_lepton(job: Job) -> Loaded:
     from lepton_tvm import runtime
+    from lepton_tvm.runtime.profile import CallProfiler
 
+    feed = read_arrays(job.inputs)
+    if job.profile:
+        profiler = CallProfiler(job.model, feed, job.threads)
+        return Loaded(
+            lambda n: profiler.run(n)[0], "", "", calls=profiler.names, profile=profiler.run
+        )
     net = runtime.load(job.model, threads=job.threads)
     versions = net.manifest["versions"]
     version = f"{versions.get('lepton_tvm') or 'checkout'} (tvm {versions.get('tvm')})"
-    return Loaded(net.timer(read_arrays(job.inputs)), version, net.manifest["isa"])
+    return Loaded(net.timer(feed), version, net.manifest["isa"])
 
 
 def _load_onnxruntime(job: Job) -> Loaded:
@@ -110,9 +136,10 @@ def _load_onnxruntime(job: Job) -> Loaded:
     options = ort.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = read_arrays(job.inputs)
-    return Loaded(_timed(lambda: session.run(None, feed)), ort.__version__, _dispatching())
+    return Loaded(_timed(lambda: session.run(None, feed)), ort.__version__, _dispatching(job))
 
 
 def _onnx_int8(job: Job) -> str:
@@ -157,18 +184,50 @@ def _load_openvino(job: Job) -> Loaded:
     config = {
         "INFERENCE_NUM_THREADS": job.threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if job.precision == "bfloat16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
     request = core.compile_model(model, "CPU", config).create_infer_request()
     for name, array in feed.items():
         request.set_tensor(name, ov.Tensor(array, shared_memory=False))
-    return Loaded(_timed(request.infer), ov.__version__.split("-")[0], _dispatching())
+    return Loaded(_timed(request.infer), ov.__version__.split("-")[0], _dispatching(job))
+
+
+def _onnxruntime_lacks(precision: str) -> str | None:
+    if precision == "bfloat16":
+        return "ONNX Runtime has no bfloat16 convolutions or products for x86 CPUs"
+    return None
+
+
+def _openvino_lacks(precision: str) -> str | None:
+    if precision == "bfloat16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
+        return "OpenVINO computes in bfloat16 only on CPUs with AVX512-BF16 or AMX"
+    if precision == "int8" and importlib.util.find_spec("nncf") is None:
+        return (
+            "OpenVINO quantizes with nncf, which is not installed; pip install 'lepton-tvm[peers]'"
+        )
+    return None
+
+
+#: What oneDNN, which OpenVINO computes with, calls the levels; kernels of OpenVINO's own stay free.
+_ONEDNN = {
+    "sse": "SSE41",
+    "avx2": "AVX2",
+    "avxvnni": "AVX2_VNNI",
+    "avx512": "AVX512_CORE",
+    "vnni": "AVX512_CORE_VNNI",
+    "bf16": "AVX512_CORE_BF16",
+    "amx": "AVX512_CORE_AMX",
+}
+
+
+def _openvino_limit(isa: str) -> dict[str, str]:
+    return {"ONEDNN_MAX_CPU_ISA": _ONEDNN[ISAS[isa].name]}
 
 
 #: Engines by name. The first is ours; the rest can be named in `against`.
 ENGINES: dict[str, Peer] = {
-    "lepton_tvm": Peer("tvm", ("float32", "int8"), _load_lepton),
-    "onnxruntime": Peer("onnxruntime", ("float32", "int8"), _load_onnxruntime),
-    "openvino": Peer("openvino", ("float32", "int8"), _load_openvino),
+    OURS: Peer("tvm", _load_lepton),
+    "onnxruntime": Peer("onnxruntime", _load_onnxruntime, _onnxruntime_lacks),
+    "openvino": Peer("openvino", _load_openvino, _openvino_lacks, _openvino_limit),
 }

@@ -7,22 +7,27 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lepton_tvm.bench.engines import ENGINES, Job, read_arrays, write_arrays
+from lepton_tvm.bench.engines import ENGINES, OURS, PRECISIONS, Job, read_arrays, write_arrays
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
+from lepton_tvm.bench.profile import profile_artifacts
 from lepton_tvm.bench.result import BenchResult, EngineTime
 from lepton_tvm.data import as_samples
-from lepton_tvm.errors import InputError
+from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure import Rounds, measure_interleaved, median_ci, this_machine
 from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.peak.run import ROUNDS as PEAK_ROUNDS
+from lepton_tvm.measure.peak.run import measure_peaks
+from lepton_tvm.measure.profile import Profile
 from lepton_tvm.model import Model
+from lepton_tvm.targets import ISAS, Target, parse_target
 
 __all__ = ["bench"]
 
-OURS = "lepton_tvm"
 _RANDOM_SAMPLES = 8
 _MOST_CALIBRATION = 128
 
@@ -35,23 +40,33 @@ def bench(
     shapes: Mapping[str, Sequence[int]] | None = None,
     calibration: Any = None,
     target: str = "native",
-    precisions: Sequence[str] = ("float32", "int8"),
+    precisions: Sequence[str] | None = None,
+    peers_isa: str | None = None,
+    profile: bool = False,
+    peak: bool = False,
     rounds: Rounds | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> BenchResult:
     """Time an ONNX model in this compiler and in other engines, in turns, one process each.
 
-    `against` names engines of `ENGINES`; each runs in every one of `precisions` it has. int8 is
+    `against` names engines of `ENGINES`; each runs in every one of `precisions` it has. These are
+    of `PRECISIONS`; by default float32, int8, and bfloat16 where `target` has it. int8 is
     calibrated with `calibration` (every form of `as_samples`, the first 128 samples), else with
-    seeded random inputs, which is enough for a time and says nothing about accuracy. A peer's int8
-    that its own tools cannot make is left out and stands in the report.
+    seeded random inputs, which is enough for a time and says nothing about accuracy. What a peer's
+    own tools cannot make, and precisions that it has not, are left out and stand in the report.
+    `peers_isa` limits peers to an instruction-set level where they have a switch for that.
+    `profile` also times every kernel of this compiler's artifacts, beside the machine's peaks;
+    `peak` keeps those peaks in the result.
 
-    Raises InputError for an unknown engine or one that is not installed (before anything is
-    compiled), ModelError for the model, EngineFailed where an engine cannot run it.
+    Raises InputError for an unknown engine or precision, an engine that is not installed (before
+    anything is compiled), TargetError for a target or a precision that it has not, ModelError for
+    the model, EngineFailed where an engine cannot run it.
     """
     say = progress or (lambda _text: None)
-    _check(against, threads, precisions)
+    _check(against, threads, precisions, peers_isa)
+    goal = parse_target(target)
+    wanted = _precisions(precisions, goal)
     # Read now: compiling may leave this process pinned to one core.
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     from lepton_tvm.frontend import load_model
@@ -63,29 +78,55 @@ def bench(
         _write_calibration(source, calibration, scratch / "calibration", seed, report)
         write_arrays(scratch / "inputs.npz", random_inputs(source.inputs, seed))
         engines: dict[str, EngineProcess] = {}
-        ours = _compiled(source, precisions, target, scratch, report, say)
-        for job in _jobs(ours, str(model), against, precisions, threads, scratch, cpus):
+        ours = _compiled(source, wanted, goal, scratch, report, say)
+        plan = Job(
+            engine=OURS,
+            precision="float32",
+            model=str(Path(model).absolute()),
+            inputs=str(scratch / "inputs.npz"),
+            calibration=str(scratch / "calibration"),
+            threads=threads,
+            scratch=str(scratch),
+            cpus=cpus,
+        )
+        for job in _jobs(plan, ours, against, wanted, peers_isa, report):
             say(f"starting {job.engine} {job.precision}")
             try:
                 process = EngineProcess(job)
             except EngineFailed as e:
-                if job.engine == OURS or job.precision != "int8":
+                if job.engine == OURS or job.precision == "float32":
                     raise
                 report.append(f"left out: {e}")
                 continue
             engines[f"{job.engine} {job.precision}"] = stack.enter_context(process)
         say(f"timing {len(engines)} engines in turns")
         seconds = measure_interleaved({n: e.run for n, e in engines.items()}, rounds)
+        times = tuple(_time(engines[n], seconds[n], seed) for n in engines)
+        peaks = None
+        if peak or profile:
+            peaks = measure_peaks((threads,), rounds=rounds or PEAK_ROUNDS, progress=say)
+        profiles: tuple[Profile, ...] = ()
+        if profile and peaks is not None:
+            latency = {t.precision: t.latency_ms.value / 1e3 for t in times if t.engine == OURS}
+            say(f"profiling {len(ours)} artifacts in turns")
+            profiles = profile_artifacts(plan, ours, latency, peaks, rounds)
     return BenchResult(
         model=source.name,
         machine=this_machine(),
         threads=threads,
-        engines=tuple(_time(engines[n], seconds[n], seed) for n in engines),
+        engines=times,
         report=tuple(report),
+        profiles=profiles,
+        peaks=peaks if peak else None,
     )
 
 
-def _check(against: Sequence[str], threads: int, precisions: Sequence[str]) -> None:
+def _check(
+    against: Sequence[str],
+    threads: int,
+    precisions: Sequence[str] | None,
+    peers_isa: str | None,
+) -> None:
     if isinstance(against, str):
         raise InputError(f"against is a list of engine names, found the string {against!r}")
     peers = [name for name in ENGINES if name != OURS]
@@ -98,9 +139,25 @@ def _check(against: Sequence[str], threads: int, precisions: Sequence[str]) -> N
             )
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be a whole number of at least 1, found {threads!r}")
-    unknown = [p for p in precisions if p not in ENGINES[OURS].precisions]
-    if unknown or not precisions:
-        raise InputError(f"precisions are float32 and int8, found {list(precisions)}")
+    if precisions is not None and (not precisions or not set(precisions).issubset(PRECISIONS)):
+        raise InputError(f"precisions are {', '.join(PRECISIONS)}, found {list(precisions)}")
+    if peers_isa is not None and peers_isa not in ISAS:
+        raise InputError(
+            f"unknown instruction set {peers_isa!r} for peers: one of {', '.join(ISAS)}"
+        )
+
+
+def _precisions(asked: Sequence[str] | None, target: Target) -> tuple[str, ...]:
+    """In the order of `PRECISIONS`. Raises TargetError for bfloat16 on a target without."""
+    if asked is None:
+        return tuple(p for p in PRECISIONS if p != "bfloat16" or target.level.bf16)
+    if "bfloat16" in asked and not target.level.bf16:
+        having = ", ".join(f"x86:{isa.name}" for isa in ISAS.values() if isa.bf16)
+        raise TargetError(
+            f"target {target} has no bfloat16 instructions ({having} have): leave bfloat16 out of "
+            "the precisions, or run on a machine that has them"
+        )
+    return tuple(p for p in PRECISIONS if p in asked)
 
 
 def _write_calibration(model: Model, spec: Any, folder: Path, seed: int, report: list[str]) -> None:
@@ -122,30 +179,36 @@ def _write_calibration(model: Model, spec: Any, folder: Path, seed: int, report:
 def _compiled(
     model: Model,
     precisions: Sequence[str],
-    target: str,
+    target: Target,
     scratch: Path,
     report: list[str],
     say: Callable[[str], None],
 ) -> dict[str, Path]:
+    """Precision -> artifact, for those that the model can have."""
     from lepton_tvm.compiler import compile as compile_model
-    from lepton_tvm.quantization import quantize
 
     paths = {}
     for precision in precisions:
         say(f"compiling {precision}")
-        path = scratch / f"{precision}.so"
-        variant = model
-        if precision == "int8":
-            stored = sorted((scratch / "calibration").glob("*.npz"))
-            try:
-                variant = quantize(model, _Stored(stored))
-            except InputError as e:
-                # The data was checked when it was written, so this is about the model.
-                report.append(f"left out: engine {OURS} (int8): {e}")
-                continue
-        compile_model(variant, target=target, output=path, db=False)
-        paths[precision] = path
+        try:
+            variant = _variant(model, precision, scratch / "calibration")
+        except InputError as e:
+            # The data was checked when it was written, so this is about the model.
+            report.append(f"left out: engine {OURS} ({precision}): {e}")
+            continue
+        paths[precision] = scratch / f"{precision}.so"
+        compile_model(variant, target=target, output=paths[precision], db=False)
     return paths
+
+
+def _variant(model: Model, precision: str, calibration: Path) -> Model:
+    from lepton_tvm.quantization import quantize
+
+    if precision == "bfloat16":
+        return quantize(model, method="bfloat16")
+    if precision == "int8":
+        return quantize(model, _Stored(sorted(calibration.glob("*.npz"))))
+    return model
 
 
 class _Stored:
@@ -162,30 +225,34 @@ class _Stored:
 
 
 def _jobs(
+    plan: Job,
     ours: Mapping[str, Path],
-    model: str,
     against: Sequence[str],
     precisions: Sequence[str],
-    threads: int,
-    scratch: Path,
-    cpus: tuple[int, ...],
+    peers_isa: str | None,
+    report: list[str],
 ) -> Iterator[Job]:
-    for engine in (OURS, *dict.fromkeys(against)):
-        for precision in (p for p in ENGINES[engine].precisions if p in precisions):
-            if engine == OURS and precision not in ours:
-                continue
-            own = scratch / f"{engine}_{precision}"
-            own.mkdir()
-            yield Job(
-                engine=engine,
-                precision=precision,
-                model=str(ours[precision]) if engine == OURS else str(Path(model).absolute()),
-                inputs=str(scratch / "inputs.npz"),
-                calibration=str(scratch / "calibration"),
-                threads=threads,
-                scratch=str(own),
-                cpus=cpus,
-            )
+    """One job for every engine and precision that can be; the report says what cannot."""
+    for precision, path in ours.items():
+        yield _job(plan, OURS, precision, model=str(path))
+    for engine in dict.fromkeys(against):
+        peer = ENGINES[engine]
+        limit = peers_isa if peer.isa_limit is not None else None
+        if peers_isa is not None and limit is None:
+            report.append(f"engine {engine} has no switch for {peers_isa}: it uses what it likes")
+        for precision in precisions:
+            reason = peer.lacks(precision)
+            if reason is None:
+                yield _job(plan, engine, precision, max_isa=limit)
+            else:
+                report.append(f"left out: engine {engine} ({precision}): {reason}")
+
+
+def _job(plan: Job, engine: str, precision: str, **changes: Any) -> Job:
+    """`plan` for an engine and a precision, with a scratch folder of its own."""
+    own = Path(plan.scratch) / f"{engine}_{precision}"
+    own.mkdir()
+    return replace(plan, engine=engine, precision=precision, scratch=str(own), **changes)
 
 
 def _time(process: EngineProcess, seconds: list[float], seed: int) -> EngineTime:

@@ -1,4 +1,4 @@
-"""`lepton-tvm bench`: this model beside other engines, float and int8, timed in turns."""
+"""`lepton-tvm bench`: this model beside other engines, kernel by kernel, and the machine itself."""
 
 from __future__ import annotations
 
@@ -9,17 +9,43 @@ import typer
 
 from lepton_tvm.cli.options import Json, Shapes, Target, Threads, parse_shapes
 from lepton_tvm.cli.session import Output, command, progress
+from lepton_tvm.errors import InputError
 
 __all__ = ["register"]
 
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
+ModelFile = Annotated[
+    Path | None, typer.Argument(metavar="[MODEL]", help="An .onnx file; --peak needs none.")
+]
 Against = Annotated[
     str,
     typer.Option("--against", metavar="ENGINES", help="onnxruntime, openvino; several by comma."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="LIST",
+        help="Of float32, bfloat16, int8, by comma; default: all that the target has.",
+        show_default=False,
+    ),
+]
 Calib = Annotated[
     str | None,
     typer.Option("--calib", metavar="DATA", help="Calibration for int8; random inputs if absent."),
+]
+PeersIsa = Annotated[
+    str | None,
+    typer.Option(
+        "--peers-isa",
+        metavar="ISA",
+        help="Keep peers to sse, avx2, ... where they have a switch (OpenVINO has).",
+    ),
+]
+ProfileFlag = Annotated[
+    bool, typer.Option("--profile", help="Time each of our kernels beside the machine's peaks.")
+]
+PeakFlag = Annotated[
+    bool, typer.Option("--peak", help="Measure what each instruction set and memory can do here.")
 ]
 
 
@@ -28,30 +54,52 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "bench")
     def bench(
-        model: ModelFile,
+        model: ModelFile = None,
         against: Against = "onnxruntime",
+        precision: Precision = None,
         threads: Threads = 1,
         shape: Shapes = None,
         target: Target = "native",
         calib: Calib = None,
+        peers_isa: PeersIsa = None,
+        profile: ProfileFlag = False,
+        peak: PeakFlag = False,
         as_json: Json = False,
     ) -> Output:
-        """Time float and int8 of a model side by side with other engines, in turns."""
+        """Time a model's precisions side by side with other engines, in turns."""
+        if model is None:
+            return _peaks(peak, threads)
         with progress(f"reading {model}") as say:
             from lepton_tvm.bench import bench as run
 
             result = run(
                 model,
-                against=engine_names(against),
+                against=names(against),
                 threads=threads,
                 shapes=parse_shapes(shape),
                 target=target,
                 calibration=calib,
+                precisions=None if precision is None else names(precision),
+                peers_isa=peers_isa,
+                profile=profile,
+                peak=peak,
                 progress=say,
             )
         return Output(result.to_json(), result)
 
 
-def engine_names(text: str) -> tuple[str, ...]:
+def _peaks(asked: bool, threads: int) -> Output:
+    """The machine alone."""
+    if not asked:
+        raise InputError("bench needs a MODEL (an .onnx file), or --peak to measure the machine")
+    with progress("loading the compiler") as say:
+        from lepton_tvm.measure.peak.run import measure_peaks
+
+        peaks = measure_peaks((threads,), progress=say)
+    data = {"machine": peaks.machine.to_json(), "threads": threads, "peak": peaks.to_json()}
+    return Output(data, peaks)
+
+
+def names(text: str) -> tuple[str, ...]:
     """`onnxruntime, openvino` -> the names, each once."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

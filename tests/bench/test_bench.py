@@ -17,11 +17,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton_tvm.bench
-from lepton_tvm.bench import bench
-from lepton_tvm.bench.engines import Job, calibration_samples, read_arrays, write_arrays
+from lepton_tvm.bench import bench, engines, process
+from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples, read_arrays, write_arrays
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
-from lepton_tvm.errors import InputError, ModelError
+from lepton_tvm.errors import InputError, ModelError, TargetError
 from lepton_tvm.measure import Rounds
+from lepton_tvm.targets import ISAS, best_isa
 from tests.artifact import toy
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
@@ -51,14 +52,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+BFLOAT16 = best_isa().bf16
+
+
 @needs_onnxruntime
 def test_side_by_side(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = bench(model, against=["onnxruntime"], rounds=QUICK)
     shown = json.loads(json.dumps(found.to_json()))
-    assert set(shown) == {"model", "machine", "threads", "engines"}
+    assert set(shown) == {"model", "machine", "threads", "engines", "ratios", "report"}
     assert [(e["engine"], e["precision"]) for e in shown["engines"]] == [
         ("lepton_tvm", "float32"),
+        *([("lepton_tvm", "bfloat16")] if BFLOAT16 else []),
         ("lepton_tvm", "int8"),
         ("onnxruntime", "float32"),
         ("onnxruntime", "int8"),
@@ -68,7 +73,23 @@ def test_side_by_side(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert set(engine["latency_ms"]) == {"median", "ci95", "samples"}
         assert engine["latency_ms"]["samples"] == 3
         assert engine["latency_ms"]["median"] > 0
+    ratios = {r["precision"]: r for r in shown["ratios"]}
+    assert set(ratios) == {e["precision"] for e in shown["engines"]}
+    assert ratios["float32"]["best_peer"] == "onnxruntime"
+    assert ratios["float32"]["speedup_over_best_float32"] is None
+    ours, theirs = (
+        next(
+            e["latency_ms"]["median"]
+            for e in shown["engines"]
+            if (e["engine"], e["precision"]) == (engine, "int8")
+        )
+        for engine in ("lepton_tvm", "onnxruntime")
+    )
+    assert ratios["int8"]["ours_over_best_peer"]["ratio"] == pytest.approx(ours / theirs)
     assert any("8 random inputs (seed 0)" in note for note in found.report)
+    if BFLOAT16:
+        assert ratios["bfloat16"]["best_peer"] is None
+        assert any("onnxruntime (bfloat16): ONNX Runtime has no" in n for n in found.report)
     assert "onnxruntime" in str(found)
     assert list(tmp_path.iterdir()) == [], "a benchmark leaves nothing in the working folder"
 
@@ -79,13 +100,71 @@ def test_side_by_side(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"against": ["tensorrt"]}, "unknown engine 'tensorrt'; known are onnxruntime, openvino"),
         ({"against": "onnxruntime"}, "a list of engine names"),
         ({"threads": 0}, "threads must be"),
-        ({"precisions": ["int4"]}, "precisions are float32 and int8"),
-        ({"precisions": []}, "precisions are float32 and int8"),
+        ({"precisions": ["int4"]}, "precisions are float32, bfloat16, int8, found"),
+        ({"precisions": []}, "precisions are float32, bfloat16, int8, found"),
+        ({"peers_isa": "neon"}, "unknown instruction set 'neon' for peers: one of sse, avx2"),
     ],
 )
 def test_refused_before_the_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         bench("no such file.onnx", **options)
+
+
+def test_bfloat16_needs_a_target_that_has_it() -> None:
+    with pytest.raises(TargetError, match=r"x86:vnni has no bfloat16 instructions \(x86:bf16, x86"):
+        bench("no such file.onnx", target="x86:vnni", precisions=["bfloat16"])
+
+
+def test_peers_without_bfloat16_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no bfloat16" in str(ENGINES["onnxruntime"].lacks("bfloat16"))
+    assert ENGINES["onnxruntime"].lacks("int8") is None
+    monkeypatch.setattr(engines, "cpu_flags", lambda: frozenset({"avx2"}))
+    assert "AVX512-BF16 or AMX" in str(ENGINES["openvino"].lacks("bfloat16"))
+    monkeypatch.setattr(engines, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    assert ENGINES["openvino"].lacks("bfloat16") is None
+
+
+def test_peers_isa_reaches_the_engine_that_has_a_switch(tmp_path: Path) -> None:
+    limit = ENGINES["openvino"].isa_limit
+    assert limit is not None
+    assert {limit(isa)["ONEDNN_MAX_CPU_ISA"] for isa in ISAS} >= {"AVX2", "AVX512_CORE_AMX"}
+    limited = job(tmp_path, engine="openvino", max_isa="avx2")
+    assert process._environment(limited)["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "ONEDNN_MAX_CPU_ISA" not in process._environment(job(tmp_path, max_isa="avx2"))
+
+
+def test_profile_and_peak(model: Path, tmp_path: Path) -> None:
+    found = bench(model, rounds=QUICK, profile=True, peak=True)
+    shown = json.loads(json.dumps(found.to_json()))
+    assert [p["precision"] for p in shown["profile"]] == [e["precision"] for e in shown["engines"]]
+    assert shown["peak"]["compute"]
+    for profile in shown["profile"]:
+        kernels = profile["kernels"]
+        assert sum(k["share"] for k in kernels) == pytest.approx(1)
+        assert sum(k["us"] for k in kernels) == pytest.approx(profile["kernels_ms"] * 1e3)
+        (conv,) = [k for k in kernels if k["op"] == "conv2d"]
+        assert conv["gops"] == pytest.approx(2 * 43_200 / conv["us"] / 1e3)
+        assert conv["peak_share"] > 0
+        assert all(k["gbs"] > 0 and k["memory_share"] > 0 and k["calls"] == 1 for k in kernels)
+    floats, *_, int8 = shown["profile"]
+    assert "conv2d" in str(found)
+    assert {k["instruction"] for k in floats["kernels"] if k["gops"]} <= {"fma", "mul+add"}
+    assert any(k["precision"] == "int8" for k in int8["kernels"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_engine_is_stopped_between_runs(tmp_path: Path) -> None:
+    toy.write(tmp_path / "model.so")
+    with EngineProcess(job(tmp_path)) as engine:
+        stat = Path(f"/proc/{engine._process.pid}/stat")
+        for _ in range(2):
+            engine.run(1)
+            for _ in range(1000):  # the signal is on its way
+                state = stat.read_text().rpartition(")")[2].split()[0]
+                if state == "T":
+                    break
+            assert state == "T"
+    assert engine._process.returncode is not None
 
 
 def test_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

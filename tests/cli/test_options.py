@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lepton_tvm.cli.bench import engine_names
+from lepton_tvm.cli.bench import names
 from lepton_tvm.cli.options import parse_prune, parse_shapes
 from lepton_tvm.errors import InputError
 
@@ -39,5 +39,5 @@ def test_bad_prune(text: str) -> None:
 
 
 def test_engines() -> None:
-    assert engine_names("onnxruntime, openvino,onnxruntime") == ("onnxruntime", "openvino")
-    assert engine_names("") == ()
+    assert names("onnxruntime, openvino,onnxruntime") == ("onnxruntime", "openvino")
+    assert names("") == ()
