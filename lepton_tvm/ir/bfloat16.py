@@ -97,7 +97,7 @@ declare {sums} @{instruction}({sums}, {pairs}, {pairs})
 define {sums} @{dot_helper(lanes)}({sums} %sum, {words} %a, {words} %b) {{
   %x = bitcast {words} %a to {pairs}
   %y = bitcast {words} %b to {pairs}
-  %made = call {sums} @{instruction}({sums} %sum, {pairs} %x, {pairs} %y)
+  %made = call {sums} @{instruction}({sums} %sum, {pairs} %y, {pairs} %x)
   ret {sums} %made
 }}
 """

@@ -122,7 +122,7 @@ def finish_tile(
     sch.unroll(vectors)
     sch.unroll(rows)
     vectorize_inner(sch, anchor.store, anchor.lanes)
-    if anchor.dot == 1:
+    if anchor.operand != "uint8":
         _unroll_between(sch, at, anchor.store)
 
 
