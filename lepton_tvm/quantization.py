@@ -18,8 +18,16 @@ from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
 from lepton_tvm.passes.quantize.qparams import PIXELS, QParams, activation_qparams
 from lepton_tvm.passes.quantize.split_to_slices import SplitToSlices
 from lepton_tvm.passes.quantize.to_bfloat16 import ToBfloat16
+from lepton_tvm.targets import Target, parse_target
 
-__all__ = ["METHODS", "QuantizeConfig", "quantize", "quantize_model"]
+__all__ = [
+    "METHODS",
+    "QuantizeConfig",
+    "config_for",
+    "quantization_notes",
+    "quantize",
+    "quantize_model",
+]
 
 METHODS = ("uniform", "bfloat16")
 
@@ -31,6 +39,7 @@ def quantize(
     method: str = "uniform",
     bit_width: int = 8,
     config: QuantizeConfig | None = None,
+    target: str | Target | None = None,
     progress: Callable[[int], None] | None = None,
     executor: Executor | None = None,
 ) -> Model:
@@ -43,7 +52,9 @@ def quantize(
     `method="uniform"` is int8. `calibration` is anything that `lepton_tvm.data.as_samples` reads;
     it is read once, streaming. The result holds quantize/dequantize pairs; compiling it lowers them
     to integer kernels. `progress` is told how many samples are done; `executor` replaces the
-    compiler that runs the float model.
+    compiler that runs the float model. `bit_width` is 8, or 7 for weights in -63..63. Where
+    `target` has no VNNI, 8-bit weights are scaled so that its faster kernels for bytes are exact
+    (`QuantizeConfig.sum_bits`); a `config` is taken as it is.
 
     The report (`model.report`) says what is quantized and, op by op, what is not and why.
 
@@ -65,7 +76,7 @@ def quantize(
                 f"bit_width={bit_width!r} is not a choice of method 'bfloat16': leave it out"
             )
         return _to_bfloat16(model)
-    config = _config(config, bit_width)
+    config = config or config_for(target, None if bit_width == 8 else bit_width)
     if calibration is None:
         raise InputError(
             "quantize needs calibration data: some 32 typical inputs, without labels, as in "
@@ -93,6 +104,7 @@ def quantize(
         plan,
         {t: _params(plan, t, ranges[t]) for t in plan.measured},
         _means(data_of, ranges) if config.bias_correction else {},
+        config,
     )
     module, inserted = insert(module)
     step = Step(
@@ -126,12 +138,22 @@ def quantize_model(
     return quantize(model, calibration, bit_width=bit_width, **options)
 
 
-def _config(config: QuantizeConfig | None, bit_width: int) -> QuantizeConfig:
-    if bit_width != 8:
-        raise InputError(
-            f"bit_width={bit_width!r} is not supported: this version quantizes to 8 bits only"
-        )
-    return config or QuantizeConfig()
+def config_for(
+    target: str | Target | None = None, weight_bits: int | None = None, **options: Any
+) -> QuantizeConfig:
+    """Options for a model that will be compiled for `target` (None: any machine).
+
+    Without VNNI, weights of 8 bits make kernels multiply 16-bit factors. So there, unless
+    `weight_bits` asks for 8 or 7, weights are scaled to fit sums of 16 bits.
+    """
+    narrow = weight_bits is None and target is not None and not parse_target(target).level.vnni
+    return QuantizeConfig(weight_bits=weight_bits or 8, sum_bits=16 if narrow else 32, **options)
+
+
+def quantization_notes(model: Model) -> tuple[str, ...]:
+    """What the last quantization says of the weights; empty for a float model."""
+    reports = next((s.reports for s in reversed(model.recipe) if s.name == "quantize"), ())
+    return tuple(n for r in reports if r["name"] == InsertQDQ.name for n in r["notes"])
 
 
 def _data_of_anchors(model: Model, plan: Plan) -> dict[str, str]:

@@ -82,7 +82,9 @@ class LowerKernels:
         _check_units(mod, self.target)
         lowering = _Lowering(mod, self.target, self.winograd)
         lowered = lowering.run()
-        report = PassReport(self.name, lowering.changed, skipped=tuple(lowering.skipped))
+        report = PassReport(
+            self.name, lowering.changed, _notes(lowering.widened), skipped=tuple(lowering.skipped)
+        )
         return lowered, report
 
 
@@ -108,6 +110,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         self._readers = consumers(main_of(mod))
         self.changed = 0
         self.skipped: list[Skipped] = []
+        self.widened: list[str] = []
         self._name = ""
         self._var: relax.Var | None = None
 
@@ -162,6 +165,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             kernel = made(dot)
             if is_exact(kernel.packed, dot, self._isa):
                 break
+        if len(dots) > 1 and dot == dots[-1]:
+            self.widened.append(self._name)
         return self._emit(kernel, x)
 
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
@@ -243,6 +248,18 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             constant(made.packed),
             primfunc_name_hint=made.name + suffix,
         )
+
+
+def _notes(widened: list[str]) -> tuple[str, ...]:
+    """A note where int8 kernels are slower than the target allows; `widened` are their names."""
+    if not widened:
+        return ()
+    names = ", ".join(widened[:3]) + (", ..." if len(widened) > 3 else "")
+    return (
+        f"{len(widened)} int8 kernels ({names}) multiply 16-bit factors, because sums of their "
+        "byte products can exceed 16 bits; quantize for this target, or with weight_bits=7, to "
+        "make them faster",
+    )
 
 
 def _winograd(weight: Array, plan: WinogradPlan) -> _Made:

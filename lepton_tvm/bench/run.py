@@ -186,28 +186,31 @@ def _compiled(
 ) -> dict[str, Path]:
     """Precision -> artifact, for those that the model can have."""
     from lepton_tvm.compiler import compile as compile_model
+    from lepton_tvm.quantization import quantization_notes
 
     paths = {}
     for precision in precisions:
         say(f"compiling {precision}")
         try:
-            variant = _variant(model, precision, scratch / "calibration")
+            variant = _variant(model, precision, scratch / "calibration", target)
         except InputError as e:
             # The data was checked when it was written, so this is about the model.
             report.append(f"left out: engine {OURS} ({precision}): {e}")
             continue
+        if precision == "int8":
+            report.extend(f"{OURS} int8: {note}" for note in quantization_notes(variant))
         paths[precision] = scratch / f"{precision}.so"
         compile_model(variant, target=target, output=paths[precision], db=False)
     return paths
 
 
-def _variant(model: Model, precision: str, calibration: Path) -> Model:
+def _variant(model: Model, precision: str, calibration: Path, target: Target) -> Model:
     from lepton_tvm.quantization import quantize
 
     if precision == "bfloat16":
         return quantize(model, method="bfloat16")
     if precision == "int8":
-        return quantize(model, _Stored(sorted(calibration.glob("*.npz"))))
+        return quantize(model, _Stored(sorted(calibration.glob("*.npz"))), target=target)
     return model
 
 

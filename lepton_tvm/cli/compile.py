@@ -22,6 +22,7 @@ from lepton_tvm.targets import parse_target
 
 if TYPE_CHECKING:
     from lepton_tvm.model import Model
+    from lepton_tvm.passes.quantize.config import QuantizeConfig
 
 __all__ = ["register"]
 
@@ -52,6 +53,15 @@ Quantize = Annotated[
 ]
 Calibrator = Annotated[
     str, typer.Option("--calibrator", metavar="NAME", help="minmax, percentile or mse.")
+]
+WeightBits = Annotated[
+    int | None,
+    typer.Option(
+        "--weight-bits",
+        metavar="N",
+        help="8 or 7. Default: 8, limited where the target has no VNNI so that 16 bits hold its "
+        "sums; 8 forces the full range, which is slower there.",
+    ),
 ]
 Calib = Annotated[
     str | None,
@@ -84,6 +94,7 @@ def register(app: typer.Typer) -> None:
         quantize: Quantize = None,
         calib: Calib = None,
         calibrator: Calibrator = "minmax",
+        weight_bits: WeightBits = None,
         winograd: Winograd = True,
         db: Db = None,
         as_json: Json = False,
@@ -99,21 +110,27 @@ def register(app: typer.Typer) -> None:
                 "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
                 "some real inputs, labels are not needed"
             )
+        if weight_bits is not None and quantize != "int8":
+            raise InputError("--weight-bits is only used with --quantize int8")
         channels = any(step["method"] == "channels" for step in steps)
         if calib and quantize != "int8" and not channels:
             raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
         with progress(f"loading {model}") as say:
             from lepton_tvm.compiler import compile as build
             from lepton_tvm.frontend import load_model
+            from lepton_tvm.quantization import config_for, quantization_notes
 
             made = prune_with(load_model(model, shapes=shapes), steps, calib, say)
             if quantize:
                 data = calib if quantize == "int8" else None
-                made = quantize_with(made, _METHODS[quantize], data, calibrator, say)
+                config = config_for(goal, weight_bits, calibrator=calibrator)
+                made = quantize_with(made, _METHODS[quantize], data, config, say)
             say(f"compiling for {goal}")
             so = output or model.with_suffix(".so")
             artifact = build(made, target=goal, output=so, winograd=winograd, db=db)
-        return Output(artifact.to_json(), str(artifact))
+            notes = quantization_notes(made)
+        result = {**artifact.to_json(), "notes": list(notes)}
+        return Output(result, "\n".join((str(artifact), *notes)))
 
 
 def prune_with(
@@ -132,13 +149,13 @@ def prune_with(
 
 
 def quantize_with(
-    model: Model, method: str, calib: str | None, calibrator: str, say: Callable[[str], None]
+    model: Model, method: str, calib: str | None, config: QuantizeConfig, say: Callable[[str], None]
 ) -> Model:
     """The model quantized to int8 with ranges from `calib`, or to bfloat16."""
-    from lepton_tvm.quantization import QuantizeConfig, quantize
+    from lepton_tvm.quantization import quantize
 
     if method == "bfloat16":
         say("rounding to bfloat16")
         return quantize(model, method=method)
     say("calibrating and quantizing")
-    return quantize(model, calib, config=QuantizeConfig(calibrator=calibrator))
+    return quantize(model, calib, config=config)

@@ -99,15 +99,16 @@ def pair_problems(tvm: str | None, ffi: str | None) -> list[str]:
 def ceiling(isa: str, clock_ghz: float | None) -> dict[str, Any]:
     """Arithmetic limits of one core, in Gop/s (one multiply-add = two), from the vector width.
 
-    Two vector units at the nominal clock; `None` where the clock is unknown. Without VNNI, bytes
-    are multiplied as 16-bit pairs, which is twice float32's rate, with it four times.
+    Two vector units at the nominal clock; `None` where the clock is unknown. With VNNI bytes take
+    a quarter of float32's multiplications. Without it three take the place of eight: two
+    `vpmaddubsw`, whose 16-bit sums are added, and one `vpmaddwd` that widens them.
     """
     level = ISAS[isa]
-    ratio = 4 if level.vnni else 2
+    ratio = 4 if level.vnni else round(8 / 3, 2)
     gops = None if clock_ghz is None else round(clock_ghz * level.lanes * 2 * 2, 1)
     return {
         "float32_gops_per_core": gops,
-        "int8_gops_per_core": None if gops is None else gops * ratio,
+        "int8_gops_per_core": None if gops is None else round(gops * ratio, 1),
         "int8_over_float32": ratio,
         "clock_ghz": clock_ghz,
         "basis": f"{level.lanes} lanes x 2 vector units x multiply-add at the nominal clock",

@@ -17,6 +17,7 @@ CALIBRATORS: dict[str, str] = {
     "percentile": "cut off the given share of the values at each end",
     "mse": "the range with the least mean squared rounding and clipping error",
 }
+_BITS = {"weight_bits": (8, 7), "activation_bits": (8,), "sum_bits": (32, 16)}
 _VERSION = 1
 
 
@@ -25,25 +26,28 @@ class QuantizeConfig:
     """How a model is quantized after training; every field has a safe default.
 
     Weights are signed, symmetric and scaled per output channel; activations are unsigned,
-    asymmetric and scaled per tensor. `percentile` (of the values, at both ends) is read by the
+    asymmetric and scaled per tensor. `weight_bits` is 8 or 7, which is the range -63..63. With
+    `sum_bits` 16 the scales are chosen so that the products which x86 CPUs without VNNI add in 16
+    bits fit there, which lets them multiply bytes at once; `quantize(target=...)` chooses it.
+    `percentile` (of the values, at both ends) is read by the
     calibrator of that name only. `skip` holds glob patterns of op names (`conv2d_0`,
     `matmul_*`); each must match an op that would otherwise be quantized.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
+    sum_bits: int = 32
     calibrator: str = "minmax"
     percentile: float = 99.99
     bias_correction: bool = True
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("weight_bits", "activation_bits"):
+        for field, known in _BITS.items():
             bits = getattr(self, field)
-            if bits != 8:
-                raise InputError(
-                    f"{field}={bits!r} is not supported: this version quantizes to 8 bits only"
-                )
+            if bits not in known:
+                allowed = " or ".join(str(b) for b in known)
+                raise InputError(f"{field}={bits!r} is not supported: it must be {allowed}")
         if self.calibrator not in CALIBRATORS:
             raise InputError(
                 f"unknown calibrator {self.calibrator!r}; choose one of {', '.join(CALIBRATORS)}"
@@ -57,6 +61,11 @@ class QuantizeConfig:
                 f"skip={self.skip!r} must be a sequence of name patterns, such as ('conv2d_0',)"
             )
         object.__setattr__(self, "skip", tuple(self.skip))
+
+    @property
+    def largest_weight(self) -> int:
+        """The largest magnitude of a quantized weight: 127 or 63."""
+        return (1 << (self.weight_bits - 1)) - 1
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields, with the version of their meaning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +15,8 @@ from lepton_tvm.ir import graph as g
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.quantize import ops
 from lepton_tvm.passes.quantize.annotate import Plan
+from lepton_tvm.passes.quantize.config import QuantizeConfig
+from lepton_tvm.passes.quantize.narrow_sums import narrow_scales
 from lepton_tvm.passes.quantize.qparams import QParams, quantize_weight, weight_scales
 
 __all__ = ["InsertQDQ"]
@@ -31,13 +33,15 @@ class InsertQDQ:
     `input_means` (anchor name -> mean of its data per input channel [C]) switches on bias
     correction: the shift that rounding the weights gives to the mean of each output channel is
     taken off its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", ICCV 2019). Does not handle: modules that hold Q/DQ pairs already.
+    Correction", ICCV 2019). `config` says how many bits weights have. Does not handle: modules
+    that hold Q/DQ pairs already.
     """
 
     name: ClassVar[str] = "insert-qdq"
     plan: Plan
     params: Mapping[str, QParams]
     input_means: Mapping[str, g.Array] = field(default_factory=dict)
+    config: QuantizeConfig = field(default_factory=QuantizeConfig)
 
     def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
         """Apply the pass."""
@@ -55,8 +59,20 @@ class InsertQDQ:
                 ("int8_weights", len(self.plan.anchors)),
                 ("corrected_biases", writer.corrected),
             ),
+            notes=_narrow_note(writer.coarser),
         )
         return made, report
+
+
+def _narrow_note(coarser: Sequence[g.Array]) -> tuple[str, ...]:
+    if not coarser:
+        return ()
+    steps = np.concatenate(coarser)
+    return (
+        "weights are scaled so that 16 bits hold the sums that CPUs without VNNI make of byte "
+        f"products: their steps are {np.median(steps):.2f} times (median) and at most "
+        f"{steps.max():.2f} times those of {len(steps)} unlimited channels",
+    )
 
 
 class _Writer:
@@ -72,6 +88,7 @@ class _Writer:
         self.paired: dict[relax.Var, g.Expr] = {}
         self.new_bias: dict[relax.Var, g.Array] = {}
         self.corrected = 0
+        self.coarser: list[g.Array] = []
 
     def write(self) -> tvm.IRModule:
         for param in self.func.params:
@@ -106,8 +123,13 @@ class _Writer:
         axis = ops.weight_axis(call)
         bias_add, bias = self._bias_of(var, weight.shape[axis])
         data_scale = self.options.params[self.options.plan.params_of(call.args[0].name)].scale
-        scales = weight_scales(weight, axis, bias, data_scale)
-        w8 = quantize_weight(weight, scales, axis)
+        config = self.options.config
+        scales = weight_scales(weight, axis, bias, data_scale, config.largest_weight)
+        if config.sum_bits == 16:
+            wide = scales
+            scales = narrow_scales(weight, call, wide, config.largest_weight)
+            self.coarser.append(scales / wide)
+        w8 = quantize_weight(weight, scales, axis, config.largest_weight)
         dequantized = self.builder.emit(
             relax.op.dequantize(
                 g.constant(w8),

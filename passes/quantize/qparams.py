@@ -2,7 +2,8 @@
 
 Activations: `q = clip(rint(x * (1 / scale)) + zero_point, 0, 255)`, uint8, one scale per tensor,
 0.0 exactly representable. Weights: `q = clip(rint(w / scale), -127, 127)`, int8, one scale per
-output channel, zero point 0. All float arithmetic is float32; `rint` rounds halves to even.
+output channel, zero point 0; in 7 bits -63 and 63. All float arithmetic is float32; `rint` rounds
+halves to even.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", CVPR 2018.
@@ -102,30 +103,34 @@ def dequantize(q: Array, params: QParams) -> Array:
 
 
 def weight_scales(
-    weight: Array, axis: int, bias: Array | None = None, input_scale: float = 1.0
+    weight: Array,
+    axis: int,
+    bias: Array | None = None,
+    input_scale: float = 1.0,
+    largest: int = W_MAX,
 ) -> Array:
-    """float32 scales [K] for the `K` slices of `weight` along `axis`.
+    """float32 scales [K] for the `K` slices of `weight` along `axis`, to -`largest`..`largest`.
 
     An all-zero channel takes the scale of the largest one. A channel whose weights are so small
     that its `bias` [K] would not fit the int32 accumulator (in units of `input_scale * scale`)
     takes the smallest scale with which it does; its weights then hardly count beside the bias.
     """
     other = tuple(a for a in range(weight.ndim) if a != axis % weight.ndim)
-    largest = np.abs(weight).max(axis=other, initial=0.0).astype(np.float64)
-    top = float(largest.max(initial=0.0)) or 1.0
-    scales = np.where(largest > 0.0, largest, top) / W_MAX
+    peaks = np.abs(weight).max(axis=other, initial=0.0).astype(np.float64)
+    top = float(peaks.max(initial=0.0)) or 1.0
+    scales = np.where(peaks > 0.0, peaks, top) / largest
     if bias is not None:
         floor = np.abs(np.asarray(bias, np.float64)).reshape(-1) / (float(input_scale) * _BIAS_MAX)
         scales = np.maximum(scales, floor)
     return np.maximum(scales, SCALE_MIN).astype(np.float32)
 
 
-def quantize_weight(weight: Array, scales: Array, axis: int) -> Array:
-    """float32 weights -> int8 in [-127, 127], slice k along `axis` divided by `scales[k]`."""
+def quantize_weight(weight: Array, scales: Array, axis: int, largest: int = W_MAX) -> Array:
+    """float32 weights -> int8, slice k along `axis` divided by `scales[k]`, at most `largest`."""
     shape = [1] * weight.ndim
     shape[axis] = -1
     scaled = np.rint(weight.astype(np.float64) / scales.astype(np.float64).reshape(shape))
-    return np.clip(scaled, -W_MAX, W_MAX).astype(np.int8)
+    return np.clip(scaled, -largest, largest).astype(np.int8)
 
 
 def integer_bias(

@@ -94,7 +94,7 @@ def test_doctor_knows_the_pair_that_crashes() -> None:
 def test_ceiling_follows_the_vector_width() -> None:
     assert ceiling("vnni", 2.0)["float32_gops_per_core"] == 128.0
     assert ceiling("vnni", 2.0)["int8_gops_per_core"] == 512.0
-    assert ceiling("avx2", 2.0)["int8_over_float32"] == 2
+    assert ceiling("avx2", 2.0)["int8_over_float32"] == 2.67
     assert ceiling("avx512", None)["float32_gops_per_core"] is None
 
 
@@ -138,6 +138,7 @@ def test_inspect_refuses_a_foreign_library(lepton: Lepton) -> None:
     [
         (("--quantize", "int4"), "--quantize 'int4' is not known: the choices are int8 and bf16"),
         (("--quantize", "int8"), "--quantize int8 needs --calib DATA"),
+        (("--weight-bits", "8"), "--weight-bits is only used with --quantize int8"),
         (("--calib", "x.npz"), "--calib is only used with --quantize int8"),
         (("--shape", "x"), "--shape 'x' is not NAME=D,D,..."),
         (("--prune", "half"), "--prune 'half' is not METHOD:VALUE"),

@@ -14,6 +14,7 @@ from lepton_tvm.passes.quantize.config import QuantizeConfig
     ("options", "message"),
     [
         ({"weight_bits": 4}, "weight_bits=4 is not supported"),
+        ({"sum_bits": 24}, "sum_bits=24 is not supported: it must be 32 or 16"),
         ({"activation_bits": 16}, "activation_bits=16 is not supported"),
         ({"calibrator": "magic"}, "unknown calibrator 'magic'; choose one of minmax, percentile"),
         ({"percentile": 10.0}, "must be above 50"),

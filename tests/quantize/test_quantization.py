@@ -157,7 +157,7 @@ def test_constant_calibration_data_is_safe(rows: Array) -> None:
         (_data()[:, :4], {}, r"'x' has shape \[1, 4, 8, 4\], the model takes \[1, 8, 8, 4\]"),
         (_data().astype(np.int32), {}, "has dtype int32, the model takes float32"),
         (_data() * np.inf, {}, "NaN or infinite"),
-        (_data(), {"bit_width": 4}, "bit_width=4 is not supported"),
+        (_data(), {"bit_width": 4}, "weight_bits=4 is not supported"),
         (_data(), {"method": "magic"}, "unknown quantization method 'magic'; there is uniform"),
         (_data(), {"config": QuantizeConfig(skip=("nothing",))}, "matches no op"),
         (_data(), {"config": QuantizeConfig(skip=("*",))}, "nothing in model 'small' can be"),
