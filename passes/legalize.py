@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,20 @@ def _float_only(op: str, function: Callable[[te.Tensor], te.Tensor], name: str) 
     return legalize
 
 
+@functools.cache
+def _keep_rounding_in_vectors() -> None:
+    # TVM would take loops with it apart, and LLVM then makes vectors half as wide of them
+    tvm.ir.register_op_attr("tirx.nearbyint", "TVectorizable", True)
+
+
+def _rounded(value: Any) -> Any:
+    """Half to even."""
+    _keep_rounding_in_vectors()
+    return tirx.nearbyint(value)
+
+
 def _nearbyint(x: te.Tensor) -> te.Tensor:
-    return te.compute(x.shape, lambda *i: tirx.nearbyint(x[i]), name="round")
+    return te.compute(x.shape, lambda *i: _rounded(x[i]), name="round")
 
 
 def _sigmoid(x: te.Tensor) -> te.Tensor:
@@ -73,7 +86,7 @@ def _quantize(bb: relax.BlockBuilder, call: Expr) -> Expr:
 
     def kernel(x: te.Tensor) -> te.Tensor:
         def value(*i: Any) -> Any:
-            steps = tirx.nearbyint(x[i] * inverse)
+            steps = _rounded(x[i] * inverse)
             kept = tirx.max(tirx.min(steps, high), low).astype("int32")
             return (kept + int(zero)).astype(out)
 
