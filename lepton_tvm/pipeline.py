@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, s_tir, tirx
 
 from lepton_tvm.errors import CompileError
 from lepton_tvm.ir.graph import Array
@@ -26,6 +26,7 @@ from lepton_tvm.kernels import KernelInfo, describe_kernels
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.legalize import LEGALIZATIONS
 from lepton_tvm.passes.lower_kernels import LowerKernels
+from lepton_tvm.passes.masked_vectors import masked_vectors
 from lepton_tvm.passes.name_kernels import NameKernels
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
@@ -176,9 +177,44 @@ def _finish_relax() -> tvm.transform.Pass:
 
 
 def _lower_loops() -> tuple[tvm.transform.Pass, ...]:
-    """TVM's lowering of scheduled loop nests, with temporary buffers on the stack."""
-    lowering, *finish = tvm.tirx.get_tir_pipeline("s_tir")
-    return (tvm.transform.Sequential([lowering, stack_buffers]), *finish)
+    """From scheduled loop nests to functions that LLVM can take: TVM's list for CPUs and our steps.
+
+    `masked_vectors` works on flat buffers whose vector loops are still loops, `stack_buffers` on
+    what is left of the temporary buffers at the end.
+    """
+    _, *finish = tvm.tirx.get_tir_pipeline("s_tir")
+    steps = [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.CompactBufferAllocation(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),
+        s_tir.transform.AnnotateIrregularLoop(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.BF16ComputeLegalize(),
+        tirx.transform.NarrowDataType(32),
+        s_tir.transform.LoopPartition(),
+        masked_vectors,
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.StorageRewrite(),
+        s_tir.transform.HoistIfThenElse(),
+        tirx.transform.UnrollLoop(),
+        s_tir.transform.RenormalizeSplitPattern(),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.RemoveNoOp(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        tirx.transform.CommonSubexprElim(),
+        tirx.transform.VerifyMemory(),
+        tirx.transform.AnnotateEntryFunc(),
+        tirx.transform.SplitHostDevice(),
+        tirx.transform.MakePackedAPI(),
+        tirx.transform.BF16StorageLegalize(),
+        stack_buffers,
+    ]
+    return (tvm.transform.Sequential(steps), *finish)
 
 
 tvm.tirx.compilation_pipeline.register_tir_pipeline(TIR_PIPELINE, _lower_loops)

@@ -8,6 +8,8 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from lepton_tvm.ir.tir_rewrite import map_statements
+
 __all__ = ["stack_buffers"]
 
 # Worker threads have stacks of 8 MB; beyond this a call to the allocator does not matter.
@@ -33,26 +35,12 @@ def stack_buffers(mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
 
 def _marked(stmt: Any) -> Any:
     """`stmt` with its small allocations annotated."""
-    if isinstance(stmt, tirx.SeqStmt):
-        return tirx.SeqStmt([_marked(s) for s in stmt.seq], stmt.span)
     if isinstance(stmt, tirx.AllocBuffer):
         if not _is_small(stmt.buffer):
             return stmt
         notes = {**dict(stmt.annotations.items()), _ON_STACK: tirx.IntImm("int32", 1)}
         return tirx.AllocBuffer(stmt.buffer, notes, stmt.span)
-    if isinstance(stmt, tirx.For):
-        return tirx.For(
-            stmt.loop_var, stmt.min, stmt.extent, stmt.kind, _marked(stmt.body),
-            stmt.thread_binding, stmt.annotations, stmt.step, stmt.span,
-        )  # fmt: skip
-    if isinstance(stmt, tirx.AttrStmt):
-        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _marked(stmt.body), stmt.span)
-    if isinstance(stmt, tirx.IfThenElse):
-        other = None if stmt.else_case is None else _marked(stmt.else_case)
-        return tirx.IfThenElse(stmt.condition, _marked(stmt.then_case), other, stmt.span)
-    if isinstance(stmt, tirx.While):
-        return tirx.While(stmt.condition, _marked(stmt.body), stmt.span)
-    return stmt
+    return map_statements(stmt, _marked)
 
 
 def _is_small(buffer: Any) -> bool:

@@ -13,8 +13,6 @@ __all__ = ["Anchor", "find_anchor", "finish_tile", "parallel_outer", "vectorize_
 
 # A loop over this many registers is unrolled.
 _MOST_UNROLLED = 4
-# An odd extent is still vectorised whole up to this many registers; LLVM splits it.
-_WIDEST = 4
 # Fewer elements than this are left to LLVM: as a vector they would be taken apart again.
 _NARROWEST = 8
 # Multiply-adds below which a parallel loop costs more than a second thread brings, by how many of
@@ -135,32 +133,21 @@ def _unroll_between(sch: Schedule, at: Loop, block: Block) -> None:
 
 
 def vectorize_inner(sch: Schedule, block: Block, lanes: int) -> None:
-    """Vectorise the last loop of `block` in pieces of `lanes`, or whole where it is short.
+    """Vectorise the last loop of `block` in pieces of `lanes`, or whole where it is shorter.
 
-    Few pieces are unrolled here: left as a loop, LLVM vectorises across them, with gathers.
+    What is left over at the end becomes masked loads and stores (`passes/masked_vectors.py`). Few
+    pieces are unrolled here: left as a loop, LLVM vectorises across them, with gathers.
     """
     last = sch.get_loops(block)[-1]
     extent = int(sch.get(last).extent)
     if extent < _NARROWEST:
         return
-    width = _vector_width(extent, lanes)
-    if width is None:
-        return
+    width = min(extent, lanes)
     if width < extent:
         pieces, last = sch.split(last, [None, width])
-        if extent // width <= _MOST_UNROLLED:
+        if -(-extent // width) <= _MOST_UNROLLED:
             sch.unroll(pieces)
     sch.vectorize(last)
-
-
-def _vector_width(extent: int, lanes: int) -> int | None:
-    """`lanes` where they divide the extent, all of a short one, else a divisor that fills them."""
-    if extent % lanes == 0:
-        return lanes
-    if extent <= _WIDEST * lanes:
-        return extent
-    widths = [w for w in range(lanes // 2, _WIDEST * lanes + 1) if extent % w == 0]
-    return widths[-1] if widths else None
 
 
 def parallel_outer(sch: Schedule, loop: Loop, macs: int, dot: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
+from tvm import sym
 from tvm.s_tir import Schedule
 
+from lepton_tvm.ir.tir_rewrite import map_children, substitute
 from lepton_tvm.schedules.base import Block, Choices, block_iters, new_schedule, same_block
 from lepton_tvm.schedules.x86.anchor import vectorize_inner
 from lepton_tvm.targets import Target
@@ -16,6 +19,8 @@ __all__ = ["Elementwise", "schedule_spatial"]
 
 # Elements below which a second thread costs more than it brings.
 _WORTH_A_THREAD = 65_536
+# Gathers of an odd number are vectorised whole up to this many registers.
+_WIDEST = 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,48 @@ def schedule_spatial(sch: Schedule, block: Block, target: Target) -> None:
         sch.reorder(loops[-1], loops[-2])
     if len(loops) > 1 and total >= _WORTH_A_THREAD:
         sch.parallel(sch.fuse(*loops[:-2]) if len(loops) > 2 else loops[0])
-    vectorize_inner(sch, block, lanes)
+    if _is_contiguous(sch, block):
+        vectorize_inner(sch, block, lanes)
+    else:
+        _vectorize_gathers(sch, block, lanes)
+
+
+def _is_contiguous(sch: Schedule, block: Block) -> bool:
+    """Whether neighbours along the last axis are neighbours, or the same, in all tensors read."""
+    stmt = sch.get(block)
+    analyzer = sym.Analyzer()
+    *others, inner = stmt.iter_vars
+    for item in others:
+        analyzer.bind(item.var, item.dom)
+    last = inner.var
+    # a neighbour to the right exists for all but the last element
+    analyzer.bind(last, tvm.ir.Range.from_min_extent(0, max(1, int(inner.dom.extent) - 1)))
+    answer = True
+
+    def visit(expr: Any) -> Any:
+        nonlocal answer
+        if isinstance(expr, tvm.ir.TensorLoad):
+            flat: Any = 0
+            for extent, index in zip(expr.source.shape, expr.indices, strict=True):
+                flat = flat * extent + index
+            step = analyzer.simplify(substitute(flat, last, last + 1) - flat)
+            answer = answer and isinstance(step, tvm.tirx.IntImm) and int(step) in (0, 1)
+            return expr
+        return map_children(expr, visit)
+
+    visit(stmt.body.value)
+    return answer
+
+
+def _vectorize_gathers(sch: Schedule, block: Block, lanes: int) -> None:
+    """Vectorise the last loop in equal pieces: masks are for contiguous loads only."""
+    last = sch.get_loops(block)[-1]
+    extent = int(sch.get(last).extent)
+    widths = [w for w in range(lanes // 2, _WIDEST * lanes + 1) if extent % w == 0]
+    width = lanes if extent % lanes == 0 else (widths[-1] if widths else None)
+    if width is not None:
+        _, inner = sch.split(last, [None, width])
+        sch.vectorize(inner)
 
 
 def _is_flat(sch: Schedule, block: Block) -> bool:

@@ -21,6 +21,7 @@ from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
+from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
@@ -124,7 +125,8 @@ def elementwise(function: Any, x: Array) -> Array:
     sch = Elementwise().apply(te.create_prim_func([data, out]), target, Defaults())
     assert sch is not None
     result = tvm.runtime.empty(x.shape, str(out.dtype).removeprefix("T."))
-    tvm.compile(sch.mod, target=target.tvm)["main"](tvm.runtime.tensor(x), result)
+    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built["main"](tvm.runtime.tensor(x), result)
     made: Array = result.numpy()
     return made
 
