@@ -11,6 +11,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 
 from lepton_tvm.ir.graph import Expr, const_array, dtype_of, scalar_of, shape_of
+from lepton_tvm.ir.kernels import rows
 from lepton_tvm.passes import legalize_bfloat16
 
 __all__ = ["LEGALIZATIONS"]
@@ -60,12 +61,39 @@ def _sigmoid(x: te.Tensor) -> te.Tensor:
 
 
 def _softmax(bb: relax.BlockBuilder, call: Expr) -> Expr:
-    if dtype_of(call.args[0]) != "float32":
+    data = call.args[0]
+    if dtype_of(data) != "float32":
         return tvm.ir.Op.get("relax.nn.softmax").get_attr("FLegalize")(bb, call)
     axis = int(call.attrs.axis)
+    if _is_last(data, [axis]):
+        return bb.call_te(rows.softmax, data, primfunc_name_hint="softmax")
+    return bb.call_te(lambda x: topi.nn.fast_softmax(x, axis), data, primfunc_name_hint="softmax")
+
+
+def _log_softmax(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    data = call.args[0]
+    if dtype_of(data) != "float32" or not _is_last(data, [int(call.attrs.axis)]):
+        return tvm.ir.Op.get("relax.nn.log_softmax").get_attr("FLegalize")(bb, call)
+    return bb.call_te(rows.log_softmax, data, primfunc_name_hint="log_softmax")
+
+
+def _layer_norm(bb: relax.BlockBuilder, call: Expr) -> Expr:
+    data, gamma, beta = call.args
+    attrs = call.attrs
+    known = dtype_of(data) == "float32" and bool(attrs.center) and bool(attrs.scale)
+    if not known or not _is_last(data, [int(a) for a in attrs.axes]):
+        return tvm.ir.Op.get("relax.nn.layer_norm").get_attr("FLegalize")(bb, call)
+    epsilon = float(attrs.epsilon)
     return bb.call_te(
-        lambda x: topi.nn.fast_softmax(x, axis), call.args[0], primfunc_name_hint="softmax"
-    )
+        lambda x, g, b: rows.layer_norm(x, g, b, epsilon),
+        data, gamma, beta, primfunc_name_hint="layer_norm",
+    )  # fmt: skip
+
+
+def _is_last(data: Expr, axes: list[int]) -> bool:
+    """Whether `axes` is the last axis alone, and there are more than one."""
+    rank = len(shape_of(data))
+    return rank > 1 and [axis % rank for axis in axes] == [rank - 1]
 
 
 def _power(bb: relax.BlockBuilder, call: Expr) -> Expr:
@@ -161,6 +189,8 @@ LEGALIZATIONS: dict[str, Legalization] = {
     "relax.nn.avg_pool2d": _by_type("relax.nn.avg_pool2d", legalize_bfloat16.average_pool),
     "relax.nn.max_pool2d": _by_type("relax.nn.max_pool2d", legalize_bfloat16.max_pool),
     "relax.nn.softmax": _softmax,
+    "relax.nn.log_softmax": _log_softmax,
+    "relax.nn.layer_norm": _layer_norm,
     "relax.power": _power,
     "relax.quantize": _quantize,
     "relax.dequantize": _dequantize,

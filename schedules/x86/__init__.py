@@ -9,6 +9,7 @@ from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
 from lepton_tvm.schedules.x86.elementwise import Elementwise
 from lepton_tvm.schedules.x86.matmul import Matmul
 from lepton_tvm.schedules.x86.reduction import Reduction
+from lepton_tvm.schedules.x86.rows import Rows
 from lepton_tvm.schedules.x86.winograd import WinogradConv2d
 
 __all__ = ["RULES"]
@@ -21,5 +22,6 @@ RULES: tuple[ScheduleRule, ...] = (
     Matmul(),
     BatchMatmul(),
     Elementwise(),
+    Rows(),
     Reduction(),
 )
