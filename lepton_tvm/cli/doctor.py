@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -24,6 +25,9 @@ __all__ = ["register"]
 TVM_VERSION = "0.27.0.post1"
 FFI_VERSION = "0.1.14"
 
+# arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+
 PACKAGES = (
     "lepton-tvm",
     "apache-tvm",
@@ -32,6 +36,7 @@ PACKAGES = (
     "numpy",
     "onnxruntime",
     "openvino",
+    "nncf",
 )
 
 
@@ -68,12 +73,13 @@ def examine() -> dict[str, Any]:
             "isa": isa.name if isa else None,
             "isas": [i.name for i in ISAS.values() if cpu_flags().issuperset(i.flags)],
             "has_amx": "amx_int8" in cpu_flags(),
+            "amx_permission": amx_permission(),
         },
         "python": platform.python_version(),
         "packages": packages,
         "toolchain": {"c_compiler": compiler, "nvcc": shutil.which("nvcc")},
         "gpu": _gpu(),
-        "expected_ceiling": ceiling(isa.name, _clock_ghz()) if isa else None,
+        "expected_ceiling": ceiling(isa.name, _clock_ghz(), _vector_units()) if isa else None,
         "problems": problems,
     }
 
@@ -96,23 +102,38 @@ def pair_problems(tvm: str | None, ffi: str | None) -> list[str]:
     return found
 
 
-def ceiling(isa: str, clock_ghz: float | None) -> dict[str, Any]:
+def ceiling(isa: str, clock_ghz: float | None, units: int = 2) -> dict[str, Any]:
     """Arithmetic limits of one core, in Gop/s (one multiply-add = two), from the vector width.
 
-    Two vector units at the nominal clock; `None` where the clock is unknown. With VNNI bytes take
-    a quarter of float32's multiplications. Without it three take the place of eight: two
-    `vpmaddubsw`, whose 16-bit sums are added, and one `vpmaddwd` that widens them.
+    `units` vector units at the nominal clock, which a core may exceed; `None` where the clock is
+    unknown, and for bfloat16 where there are no instructions for it. With VNNI bytes take a quarter
+    of float32's multiplications. Without it three take the place of eight: two `vpmaddubsw`, whose
+    16-bit sums are added, and one `vpmaddwd` that widens them. bfloat16 takes half of them with
+    AVX512-BF16; AMX multiplies 32 times as many bytes and 16 times as many bfloat16 numbers.
     """
     level = ISAS[isa]
-    ratio = 4 if level.vnni else round(8 / 3, 2)
-    gops = None if clock_ghz is None else round(clock_ghz * level.lanes * 2 * 2, 1)
+    int8 = 32 if level.amx else 4 if level.vnni else round(8 / 3, 2)
+    bfloat16 = 16 if level.amx else 2 if level.bf16 else None
+    gops = None if clock_ghz is None else round(clock_ghz * level.lanes * units * 2, 1)
     return {
         "float32_gops_per_core": gops,
-        "int8_gops_per_core": None if gops is None else round(gops * ratio, 1),
-        "int8_over_float32": ratio,
+        "bfloat16_gops_per_core": None if gops is None or bfloat16 is None else gops * bfloat16,
+        "int8_gops_per_core": None if gops is None else round(gops * int8, 1),
+        "bfloat16_over_float32": bfloat16,
+        "int8_over_float32": int8,
         "clock_ghz": clock_ghz,
-        "basis": f"{level.lanes} lanes x 2 vector units x multiply-add at the nominal clock",
+        "basis": f"{level.lanes} lanes x {units} vector unit(s) x multiply-add, nominal clock",
     }
+
+
+def amx_permission() -> bool | None:
+    """Whether Linux grants this process the tile registers; None where the CPU has none.
+
+    Asking is what a compiled model does, too; it holds for the life of this process.
+    """
+    if "amx_tile" not in cpu_flags():
+        return None
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
 def _version(name: str) -> str | None:
@@ -145,6 +166,14 @@ def _clock_ghz() -> float | None:
     return round(mhz / 1000, 2) if mhz else None
 
 
+def _vector_units() -> int:
+    """Multiply-add units of full register width: AMD's Zen 4 splits 512-bit registers in two."""
+    family = re.search(r"^cpu family\s*:\s*(\d+)$", _cpuinfo(), re.MULTILINE)
+    amd = "AuthenticAMD" in _cpuinfo()
+    zen4 = amd and family is not None and int(family[1]) == 25 and "avx512f" in cpu_flags()
+    return 1 if zen4 else 2
+
+
 def _memory() -> int:
     import psutil
 
@@ -165,6 +194,12 @@ def _gpu() -> str | None:
     return lines[0] if done.returncode == 0 and lines else None
 
 
+def _amx_text(permission: bool | None) -> str:
+    if permission is None:
+        return "not on this CPU"
+    return "granted by the kernel" if permission else "on this CPU, refused by the kernel"
+
+
 def _problem(report: dict[str, Any]) -> str | None:
     return "; ".join(report["problems"]) or None
 
@@ -175,16 +210,23 @@ def _text(report: dict[str, Any]) -> str:
     lines = [
         f"CPU             {machine['cpu']}, {machine['cores']} cores, {machine['architecture']}",
         f"memory          {machine['memory_bytes'] / 2**30:.1f} GiB",
-        f"ISA             {machine['isa'] or 'none that is supported'} (of {', '.join(ISAS)})",
+        f"ISA             {machine['isa'] or 'none that is supported'}",
+        f"has             {', '.join(machine['isas']) or 'none'} (of {', '.join(ISAS)})",
+        f"AMX             {_amx_text(machine['amx_permission'])}",
         f"Python          {report['python']}",
         *(f"{name:<16}{version or 'not installed'}" for name, version in packages.items()),
         f"C compiler      {tools['c_compiler'] or 'not found'}",
         f"GPU             {report['gpu'] or 'none found'}",
     ]
     if limit:
-        lines.append(
-            f"ceiling         float32 {limit['float32_gops_per_core']} and int8 "
-            f"{limit['int8_gops_per_core']} Gop/s per core ({limit['basis']})"
+        rates = ", ".join(
+            f"{name} {limit[f'{name}_gops_per_core']}"
+            for name in ("float32", "bfloat16", "int8")
+            if limit[f"{name}_gops_per_core"] is not None
         )
+        lines += [
+            f"ceiling         {rates or 'unknown'} Gop/s per core ({limit['basis']};",
+            "                lepton-tvm bench --peak measures it)",
+        ]
     lines.append("all is well" if not report["problems"] else "problems were found")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ import typer.main
 from lepton_tvm import cli
 from lepton_tvm.cli.doctor import ceiling, pair_problems
 from lepton_tvm.demo.assets import model_path
+from lepton_tvm.targets import cpu_flags
 from tests.cli.conftest import Lepton
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -77,6 +78,8 @@ def test_doctor(lepton: Lepton) -> None:
     data = ended.json
     assert ended.code == (1 if data["problems"] else 0)
     assert data["machine"]["cores"] >= 1
+    assert data["machine"]["isas"][-1] == data["machine"]["isa"]
+    assert (data["machine"]["amx_permission"] is None) == ("amx_tile" not in cpu_flags())
     assert data["packages"]["apache-tvm"] == "0.27.0.post1"
     assert "CPU" in lepton("doctor").out
 
@@ -96,6 +99,19 @@ def test_ceiling_follows_the_vector_width() -> None:
     assert ceiling("vnni", 2.0)["int8_gops_per_core"] == 512.0
     assert ceiling("avx2", 2.0)["int8_over_float32"] == 2.67
     assert ceiling("avx512", None)["float32_gops_per_core"] is None
+    assert ceiling("avx512", 2.0, units=1)["float32_gops_per_core"] == 64.0
+
+
+@pytest.mark.parametrize(
+    ("isa", "int8", "bfloat16"),
+    [("sse", 2.67, None), ("avxvnni", 4, None), ("vnni", 4, None), ("bf16", 4, 2), ("amx", 32, 16)],
+)
+def test_ceiling_of_each_precision(isa: str, int8: float, bfloat16: int | None) -> None:
+    found = ceiling(isa, 2.0)
+    assert (found["int8_over_float32"], found["bfloat16_over_float32"]) == (int8, bfloat16)
+    floats = found["float32_gops_per_core"]
+    assert found["int8_gops_per_core"] == pytest.approx(int8 * floats, abs=0.1)
+    assert found["bfloat16_gops_per_core"] == (bfloat16 and bfloat16 * floats)
 
 
 def test_inspect_onnx(lepton: Lepton) -> None:
