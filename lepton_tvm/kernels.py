@@ -37,6 +37,9 @@ class KernelInfo:
     integers, `bfloat16` or `float32` when they are these, `mixed` where integer tensors are turned
     to or from floats without a reduction (the edges of a quantized region). `schedule` is the rule
     that made it, `default` where none fitted. `calls` counts how often it runs per inference.
+    `instruction` is what multiplies and adds (None where nothing does), `bytes` the size of all
+    tensors of a call, `weight_bytes` that of the constants among them. `macs` are the multiply-adds
+    of the op, `multiplied` those that are carried out: fewer with Winograd's method.
     """
 
     name: str
@@ -51,6 +54,7 @@ class KernelInfo:
     instruction: str | None = None
     bytes: int = 0
     weight_bytes: int = 0
+    multiplied: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""
@@ -112,6 +116,7 @@ def _describe(
     return KernelInfo(
         name, op, _precision(buffers, anchor), target.isa, macs,
         tuple(shapes[:-1]), shapes[-1], rule or "default", calls,
+        multiplied=_multiplied(op, macs, shapes),
         bytes=sum(_bytes(b.dtype, shape) for b, shape in zip(buffers, shapes, strict=True)),
     )  # fmt: skip
 
@@ -133,6 +138,14 @@ def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
     if all(floats):
         return types[-1]
     return "mixed" if any(floats) else ("int8" if types[-1].endswith("8") else types[-1])
+
+
+def _multiplied(op: str, macs: int, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Winograd's tiles of n x n outputs take (n + 2)^2 products in place of 9 n^2."""
+    if op != "winograd_conv2d":
+        return macs
+    span = shapes[1][0]
+    return macs * span**2 // (9 * (span - 2) ** 2)
 
 
 def _stem(name: str) -> str:

@@ -186,6 +186,7 @@ def _load_openvino(job: Job) -> Loaded:
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if job.precision == "bfloat16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": True,
     }
     request = core.compile_model(model, "CPU", config).create_infer_request()
     for name, array in feed.items():

@@ -28,16 +28,16 @@ def main() -> int:
     os.dup2(2, 1)
     _end_with_parent()
     job = Job(**json.loads(sys.stdin.readline()))
-    # The compiler may have pinned the parent, and with it this process, to one core.
-    os.sched_setaffinity(0, job.cpus)
+    # As many CPUs as threads, before the engine looks: some take the first one by themselves. From
+    # the last CPU down, since the first one serves most interrupts.
+    cpus = sorted(job.cpus, reverse=True)[: job.threads]
+    os.sched_setaffinity(0, cpus)
     try:
         loaded = ENGINES[job.engine].load(job)
         loaded.run(1)
     except Exception as e:
         answers.write(json.dumps({"error": f"{type(e).__name__}: {str(e).strip()[-800:]}"}) + "\n")
         return 1
-    # From the last CPU down: the first one serves most interrupts.
-    cpus = sorted(job.cpus, reverse=True)
     with pinned(lambda: loaded.run(_FINDING_RUNS), job.threads, cpus):
         told = {"version": loaded.version, "isa": loaded.isa, "calls": loaded.calls}
         answers.write(json.dumps(told) + "\n")

@@ -25,8 +25,9 @@ __all__ = ["KernelTime", "Profile", "make_profile"]
 class KernelTime:
     """One kernel, all its `calls` in a run together.
 
-    `seconds` is of one run, `share` of the time of all kernels. `gops` is None for kernels that
-    multiply nothing; `peak_share` also where the instruction's peak was not measured.
+    `seconds` is of one run, `share` of the time of all kernels. `gops` counts the operations of the
+    op, `peak_share` those that are carried out (fewer with Winograd's method). Both are None for
+    kernels that multiply nothing, and the latter where the instruction's peak was not measured.
     """
 
     name: str
@@ -175,7 +176,7 @@ def _row(
         seconds=seconds,
         share=seconds / total if total else 0.0,
         gops=gops,
-        peak_share=gops / best if gops and best else None,
+        peak_share=2 * kernel["multiplied"] / once / 1e9 / best if best else None,
         gbs=nbytes / once / 1e9,
         memory_share=least / once / 1e9,
     )

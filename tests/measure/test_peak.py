@@ -87,11 +87,18 @@ def integer_sums(chain: Chain, a: Array, b: Array) -> Array:
         if chain.instruction == "pmaddwd":
             products = moved.view(np.int16) * b.view(np.int16).reshape(chain.sums, -1).astype("i4")
         else:
-            bytes_ = moved.view(np.uint8) * b.view(np.int8).reshape(chain.sums, -1).astype("i4")
-            pairs = bytes_.reshape(chain.sums, -1, 2).sum(-1)
-            products = np.clip(pairs, -(2**15), 2**15 - 1).astype("i4")
+            products = byte_pairs(chain, moved, b) + byte_pairs(chain, ~moved, b)
+            products = products.astype("i4")
         total += products.reshape(chain.sums, n, 2).sum(-1, dtype=np.int32)
     return total
+
+
+def byte_pairs(chain: Chain, a: Array, b: Array) -> Array:
+    """Sums of neighbouring byte products as int16, which saturate."""
+    products = a.view(np.uint8) * b.view(np.int8).reshape(chain.sums, -1).astype("i4")
+    pairs = products.reshape(chain.sums, -1, 2).sum(-1)
+    clipped: Array = np.clip(pairs, -(2**15), 2**15 - 1).astype(np.int16)
+    return clipped
 
 
 @pytest.mark.parametrize("chain", TILE_CHAINS, ids=name)
@@ -115,8 +122,7 @@ def test_tile_chain_equals_numpy(chain: Chain) -> None:
 def test_operations_are_counted_as_the_instruction_does_them(chain: Chain) -> None:
     factor_bytes = {"float32": 4, "bfloat16": 2, "int8": 1}[chain.precision]
     per_lane = 4 // factor_bytes * (16 if chain.tiles else 1)
-    if chain.instruction == "pmaddwd":
-        per_lane = 2  # bytes widened to 16 bits
+    per_lane = {"pmaddwd": 2, "pmaddubsw": 8}.get(chain.instruction, per_lane)
     assert chain.macs == per_lane
     assert chain.ops_per_step == 2 * per_lane * chain.words
 

@@ -34,7 +34,7 @@ def kernel(name: str, **changes: Any) -> dict[str, Any]:
     made = {
         "name": name, "op": name, "precision": "float32", "isa": "avx2", "instruction": "fma",
         "schedule": "x86.conv2d", "input_shapes": [[1, 8]], "output_shape": [1, 8], "calls": 1,
-        "macs": 1_000_000, "bytes": 20_000, "weight_bytes": 0,
+        "macs": 1_000_000, "multiplied": 1_000_000, "bytes": 20_000, "weight_bytes": 0,
     }  # fmt: skip
     return {**made, **changes}
 
@@ -86,6 +86,12 @@ def test_share_of_the_peak() -> None:
 def test_peak_is_of_the_instruction_and_target(changes: Any, peak: float | None) -> None:
     found = one(10, **changes)
     assert found.peak_share == (None if peak is None else pytest.approx(200 / peak))
+
+
+def test_share_is_of_what_is_carried_out() -> None:
+    found = one(10, multiplied=250_000)
+    assert found.gops == pytest.approx(200)
+    assert found.peak_share == pytest.approx(0.5)
 
 
 def test_memory_counts_weights_where_all_weights_lie() -> None:

@@ -113,7 +113,27 @@ def test_kernels_know_their_bytes(model: Model) -> None:
     kernels = pipeline.lower(model.module, parse_target("native")).kernels
     (dense,) = [k for k in kernels if k.op == "matmul"]
     assert dense.weight_bytes == sum(4 * int(np.prod(s)) for s in dense.input_shapes[1:])
+    assert dense.multiplied == dense.macs
     assert dense.bytes == dense.weight_bytes + 4 * (8 + 5)
+
+
+def test_winograd_carries_out_fewer_products_than_it_counts(tmp_path: Path) -> None:
+    weight = RNG.standard_normal((64, 64, 3, 3)).astype("float32")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 56, 56])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, 56, 56])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "wide.onnx")
+    lowered = pipeline.lower(load_model(tmp_path / "wide.onnx").module, parse_target("x86:avx2"))
+    (conv,) = [k for k in lowered.kernels if k.macs]
+    assert conv.op == "winograd_conv2d"
+    assert conv.macs == 56 * 56 * 64 * 64 * 9
+    span = conv.input_shapes[1][0]
+    assert conv.multiplied == conv.macs * span**2 // (9 * (span - 2) ** 2) < conv.macs / 2
 
 
 def test_names_of_kernels_are_short_unique_and_stable(model: Model) -> None:

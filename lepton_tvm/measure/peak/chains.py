@@ -66,7 +66,7 @@ def _chains(isa: Isa) -> tuple[Chain, ...]:
     return (
         Chain(floats, "float32", isa.name, lanes, 1, "float32"),
         Chain("pmaddwd", "int8", isa.name, lanes, 2, "int32"),
-        Chain("pmaddubsw", "int8", isa.name, lanes, 4, "int32"),
+        Chain("pmaddubsw", "int8", isa.name, lanes, 8, "int32"),
     )
 
 
@@ -116,7 +116,9 @@ def chain_func(chain: Chain, slices: int) -> tvm.tirx.PrimFunc:
     factors, c [slices, words] the sums, read before and written after. A step adds a * b, with
     register j of b where the multiplication is an instruction of its own and with the first one
     otherwise; in the former case a is doubled (as int32) before every step: products of factors
-    that stay the same would be computed once, before the loop. `fma` computes c * a + b.
+    that stay the same would be computed once, before the loop. `fma` computes c * a + b;
+    `pmaddubsw` makes two products of bytes, with a and its complement, which are added as int16
+    before `pmaddwd` widens them, as kernels do.
     """
     lanes, sums, moving = chain.lanes, chain.sums, chain.moving
     held, words = f"{chain.dtype}x{lanes}", f"int32x{lanes}"
@@ -167,12 +169,14 @@ def _step(chain: Chain) -> Step:
     if chain.instruction == "pmaddwd":
         return lambda acc, a, b: acc + call(sums, _PMADDWD[lanes], cast(halves, a), cast(halves, b))
     if chain.instruction == "pmaddubsw":
+        ones, flip = T.broadcast(T.int16(1), 2 * lanes), T.broadcast(T.int32(-1), lanes)
 
-        def pairs_of_pairs(acc: Any, a: Any, b: Any) -> Any:
-            pairs = call(halves, _PMADDUBSW[lanes], cast(quarters, a), cast(quarters, b))
-            return acc + call(sums, _PMADDWD[lanes], pairs, T.broadcast(T.int16(1), 2 * lanes))
+        def bytes_(a: Any, b: Any) -> Any:
+            return call(halves, _PMADDUBSW[lanes], cast(quarters, a), cast(quarters, b))
 
-        return pairs_of_pairs
+        return lambda acc, a, b: (
+            acc + call(sums, _PMADDWD[lanes], bytes_(a, b) + bytes_(a ^ flip, b), ones)
+        )
     if chain.instruction == "vpdpbusd":
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         return lambda acc, a, b: call(sums, name, acc, cast(quarters, a), cast(quarters, b))
