@@ -42,6 +42,8 @@ from lepton_tvm.targets import ISAS, Isa, Target
 
 __all__ = ["LowerKernels"]
 
+# Taps of a float depthwise filter that are read often enough to leave room for longer runs.
+_SMALL_FILTER = 9
 _ANCHORS = ("relax.nn.conv2d", "relax.matmul")
 # Element types of activations, weights and result that have kernels.
 _TYPES = (
@@ -201,7 +203,12 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             tile = (
                 choose_tile(out_width, k, self._isa, 1 if wide else dot)
                 if groups == 1
-                else choose_channel_tile(out_width, c if depthwise else k // groups, self._isa)
+                else choose_channel_tile(
+                    out_width,
+                    c if depthwise else k // groups,
+                    self._isa,
+                    wide=dot > 1 or kh * kw <= _SMALL_FILTER,
+                )
             )
             shape = ConvShape(
                 n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.s_tir import Schedule
 
+from lepton_tvm.ir.kernels.depthwise import MOST_TILES
 from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.x86.anchor import (
     find_anchor,
@@ -31,8 +32,9 @@ _FEW_LINES = 7
 class DepthwiseConv2d:
     """Template for the reduction block `depthwise_conv2d` (float32 and int8).
 
-    Padding (and, for int8, interleaving) is done for a few image lines at a time, right before
-    they are used, so it never leaves the cache.
+    float32 reads the image in place, with every tile of a line as code of its own; only very wide
+    lines are padded first. Padding (and, for int8, interleaving) is done for a few image lines at a
+    time, right before they are used, so it never leaves the cache.
     """
 
     name: str = "x86.depthwise_conv2d"
@@ -48,7 +50,7 @@ class DepthwiseConv2d:
         macs = math.prod(extents)
         block = anchor.lanes * anchor.vectors
         lines = 1
-        if anchor.dot == 1:
+        if anchor.dot == 1 and anchor.pad is not None:
             lines = _lines(extents[1], extents[2] * extents[3] * 4, target.cores)
         lines = choices.pick(sch, "lines", _divisors(extents[1]), lines)
         ho, hi = sch.split(h, [None, lines])
@@ -64,6 +66,8 @@ class DepthwiseConv2d:
             sch.unroll(loop)
         if anchor.dot == 1:
             sch.unroll(rh)
+            if anchor.pad is None and int(sch.get(wo).extent) <= MOST_TILES:
+                sch.unroll(wo)
         intrinsic = (
             lanewise_dot_intrinsic(target.level, anchor.lanes, anchor.dot)
             if anchor.tensorized

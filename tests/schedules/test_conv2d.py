@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.ir.kernels.depthwise import (
+    depthwise_conv2d,
+    pack_depthwise_weight,
+    reads_in_place,
+)
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
@@ -116,6 +120,16 @@ def test_depthwise_convolution_equals_numpy(window: str, isa: str, dot: int) -> 
     for seed, (n, h, w, c) in enumerate(sizes):
         shape, tile = case(window, (n, h, w, c, c), isa, dot, c)
         check(shape, tile, isa, True, seed)
+
+
+@pytest.mark.parametrize("isa", ["sse", "avx2", "vnni"])
+@pytest.mark.parametrize("window", ["3x3 same", "3x3 stride 2, asymmetric"])
+def test_depthwise_convolution_of_long_lines_equals_numpy(window: str, isa: str) -> None:
+    """Too many tiles for code of their own: these are padded first."""
+    shape, tile = case(window, (1, 3, 1003, 16, 16), isa, 1, 16)
+    assert not reads_in_place(shape)
+    assert reads_in_place(case(window, (1, 3, 30, 16, 16), isa, 1, 16)[0])
+    check(shape, tile, isa, True, 0)
 
 
 @pytest.mark.parametrize(("isa", "dot"), WORDS)

@@ -115,14 +115,20 @@ def dividing_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile
     return min(fitting, key=lambda t: (tile_cost(t, extent, channels), -t.rows))
 
 
-def choose_channel_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
-    """The tile of a depthwise convolution, whose channels are not padded: lanes divide them."""
+def choose_channel_tile(
+    extent: int, channels: int, isa: RegisterFile, *, wide: bool = True
+) -> RegisterTile:
+    """The tile of a depthwise convolution, whose channels are not padded: lanes divide them.
+
+    `wide` allows two registers of channels beside each other; one leaves room for longer runs of
+    pixels, which large filters read again more often.
+    """
     lanes = isa.lanes
     while channels % lanes and lanes > 4:
         lanes //= 2
     if channels % lanes:
         lanes = 1
-    vectors = 2 if channels % (2 * lanes) == 0 and lanes > 1 else 1
+    vectors = 2 if wide and channels % (2 * lanes) == 0 and lanes > 1 else 1
     most = max(1, (isa.registers // 2 - 2) // vectors)  # half of them: the filter takes the rest
     fits = [r for r in range(1, min(extent, most) + 1) if extent % r == 0]
     rows = fits[-1] if fits[-1] * 2 > min(extent, most) else min(extent, most)
