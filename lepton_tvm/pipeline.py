@@ -30,6 +30,7 @@ from lepton_tvm.passes.masked_vectors import masked_vectors
 from lepton_tvm.passes.name_kernels import NameKernels
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
+from lepton_tvm.passes.round_once import round_once
 from lepton_tvm.passes.stack_buffers import stack_buffers
 from lepton_tvm.schedules.apply import Applied, apply_schedules
 from lepton_tvm.targets import Target, parse_target
@@ -213,6 +214,7 @@ def _lower_loops() -> tuple[tvm.transform.Pass, ...]:
         tirx.transform.MakePackedAPI(),
         tirx.transform.BF16StorageLegalize(),
         stack_buffers,
+        round_once,
     ]
     return (tvm.transform.Sequential(steps), *finish)
 
