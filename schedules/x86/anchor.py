@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,14 +122,21 @@ def finish_tile(
     sch.unroll(rows)
     vectorize_inner(sch, anchor.store, anchor.lanes)
     if anchor.operand != "uint8":
-        _unroll_between(sch, at, anchor.store)
+        _unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
 
 
-def _unroll_between(sch: Schedule, at: Loop, block: Block) -> None:
-    """Unroll the loops of `block` inside `at`, but for its last one, which is vectorised."""
+def _unroll_between(sch: Schedule, at: Loop, block: Block, most: int) -> None:
+    """Unroll the loops of `block` inside `at`, but for its last one, which is vectorised.
+
+    Not where they make more than `most` copies: an epilogue that spreads the sums over a larger
+    tensor (the gate of a squeeze-and-excite block) may go around thousands of times.
+    """
     loops = sch.get_loops(block)
     first = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(at)))
-    for loop in loops[first + 1 : -1]:
+    between = loops[first + 1 : -1]
+    if math.prod(int(sch.get(loop).extent) for loop in between) > most:
+        return
+    for loop in between:
         sch.unroll(loop)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ml_dtypes
@@ -70,3 +71,17 @@ def test_a_target_without_bfloat16_is_refused(isa: str) -> None:
     message = rf"x86:{isa} has no instructions: compile for x86:bf16 or x86:amx, or compile the"
     with pytest.raises(TargetError, match=message):
         pipeline.lower(network(), parse_target(f"x86:{isa}"))
+
+
+def test_an_epilogue_larger_than_the_tile_is_a_loop() -> None:
+    """The gate of a squeeze-and-excite block: one sum per channel, thousands of pixels."""
+
+    def body(x: Any) -> Any:
+        gate = conv(relax.op.mean(x, [1, 2], keepdims=True), weight(1, 1, 24, 24))
+        return relax.op.multiply(x, relax.op.sigmoid(gate))
+
+    lowered = pipeline.lower(graph(body, x=(1, 40, 40, 24)), parse_target("x86:bf16"))
+    text = str(lowered.module["matmul_bf16_0"])
+    assert "multiply" in text or "sigmoid" in text
+    extents = [int(n) for n in re.findall(r"unroll\(T\.int64\((\d+)\)\)", text)]
+    assert max(extents) <= 32
