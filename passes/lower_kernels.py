@@ -177,7 +177,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         rows = max(1, math.prod(leading))
 
         def made(dot: int) -> _Made:
-            tile = choose_tile(rows, columns, self._isa, 1 if wide else dot)
+            row_bytes = depth * weight.itemsize
+            tile = choose_tile(rows, columns, self._isa, 1 if wide else dot, row_bytes=row_bytes)
             shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, wide)
             return _Made("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
 
@@ -200,8 +201,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
 
         def made(dot: int) -> _Made:
             # the channels of a group are not padded, so lanes must divide them
+            row_bytes = strides[1] * c * weight.itemsize
             tile = (
-                choose_tile(out_width, k, self._isa, 1 if wide else dot)
+                choose_tile(out_width, k, self._isa, 1 if wide else dot, row_bytes=row_bytes)
                 if groups == 1
                 else choose_channel_tile(
                     out_width,

@@ -73,3 +73,11 @@ def test_tiles_fit_the_registers_and_divide_where_they_must(isa: str, dot: int) 
             assert tile.rows <= extent
             assert tile_cost(tile, extent, channels) > 0
             assert channels % choose_channel_tile(extent, channels, level).channels == 0
+
+
+def test_rows_that_share_a_cache_set_are_few() -> None:
+    free = choose_tile(14, 1024, ISAS["vnni"])
+    assert free.rows > 7
+    assert choose_tile(14, 1024, ISAS["vnni"], row_bytes=4096).rows <= 7
+    assert choose_tile(14, 1024, ISAS["vnni"], row_bytes=3 * 4096).rows <= 7
+    assert choose_tile(14, 1024, ISAS["vnni"], row_bytes=2048 + 64) == free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,8 @@ __all__ = [
 _CHAINS = 8
 # Rows or channels that are computed and thrown away also cost branches in the epilogue.
 _TAIL_PENALTY = 1.1
+# Lines of a set that rows may take: of 8 or 12 ways one is left to weights. Sets repeat each 4 KiB.
+_WAYS, _SET_PERIOD = 7, 4096
 # Among equally fast tiles prefer fewer loads and fewer passes over the weights.
 _LOAD_WEIGHT = 0.15
 
@@ -88,16 +91,21 @@ def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -
     return list(range(1, min(extent, most) + 1))
 
 
-def choose_tile(extent: int, channels: int, isa: RegisterFile, dot: int = 1) -> RegisterTile:
+def choose_tile(
+    extent: int, channels: int, isa: RegisterFile, dot: int = 1, *, row_bytes: int = 1
+) -> RegisterTile:
     """The cheapest tile by a two-port model: multiply-adds, loads and wasted lanes.
 
     `extent` is the number of output rows that a tile may span (the output width of a convolution,
     all rows of a product), `channels` the output channels, `dot` the products added at once.
-    Smaller vectors are considered where the channels do not fill the large ones.
+    Smaller vectors are considered where the channels do not fill the large ones. Rows that lie
+    `row_bytes` apart must not push each other out of the first-level cache: lines a multiple of 4 KiB
+    apart share one of its sets.
     """
     step = _step(dot, isa)
+    most_rows = _WAYS * (_SET_PERIOD // math.gcd(row_bytes, _SET_PERIOD))
     return min(
-        _tiles(extent, channels, isa, dot),
+        _tiles(min(extent, most_rows), channels, isa, dot),
         key=lambda t: (_cost(t, extent, channels, step), -t.rows),
     )
 
