@@ -99,8 +99,8 @@ def choose_tile(
     `extent` is the number of output rows that a tile may span (the output width of a convolution,
     all rows of a product), `channels` the output channels, `dot` the products added at once.
     Smaller vectors are considered where the channels do not fill the large ones. Rows that lie
-    `row_bytes` apart must not push each other out of the first-level cache: lines a multiple of 4 KiB
-    apart share one of its sets.
+    `row_bytes` apart must not push each other out of the first-level cache, in which lines a
+    multiple of 4 KiB apart share a set.
     """
     step = _step(dot, isa)
     most_rows = _WAYS * (_SET_PERIOD // math.gcd(row_bytes, _SET_PERIOD))
