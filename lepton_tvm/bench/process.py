@@ -30,6 +30,8 @@ class EngineProcess:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        #: Seconds of all runs so far, and seconds that threads were without a CPU in them.
+        self.ran, self.waited = 0.0, 0.0
         self._log = Path(job.scratch) / "stderr.txt"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -52,7 +54,10 @@ class EngineProcess:
 
     def run(self, number: int) -> float:
         """Run `number` times; seconds of one run. Raises EngineFailed."""
-        return float(self._ask({"run": number})["seconds"])
+        answer = self._ask({"run": number})
+        self.ran += number * float(answer["seconds"])
+        self.waited += float(answer["waited"])
+        return float(answer["seconds"])
 
     def profile(self, number: int) -> tuple[float, list[float]]:
         """Run `number` times; mean seconds of one run and of each of its calls."""

@@ -30,6 +30,8 @@ __all__ = ["bench"]
 
 _RANDOM_SAMPLES = 8
 _MOST_CALIBRATION = 128
+# Share of the time without a CPU from which on a benchmark says so.
+_MOST_WAITING = 0.02
 
 
 def bench(
@@ -101,6 +103,7 @@ def bench(
             engines[f"{job.engine} {job.precision}"] = stack.enter_context(process)
         say(f"timing {len(engines)} engines in turns")
         seconds = measure_interleaved({n: e.run for n, e in engines.items()}, rounds)
+        report += _busy_machine(tuple(engines.values()))
         times = tuple(_time(engines[n], seconds[n], seed) for n in engines)
         peaks = None
         if peak or profile:
@@ -245,6 +248,8 @@ def _jobs(
             report.append(f"engine {engine} has no switch for {peers_isa}: it uses what it likes")
         for precision in precisions:
             reason = peer.lacks(precision)
+            if limit is not None and precision == "bfloat16" and not ISAS[limit].bf16:
+                reason = f"it is kept to {limit}, which has no bfloat16"
             if reason is None:
                 yield _job(plan, engine, precision, max_isa=limit)
             else:
@@ -256,6 +261,18 @@ def _job(plan: Job, engine: str, precision: str, **changes: Any) -> Job:
     own = Path(plan.scratch) / f"{engine}_{precision}"
     own.mkdir()
     return replace(plan, engine=engine, precision=precision, scratch=str(own), **changes)
+
+
+def _busy_machine(processes: Sequence[EngineProcess]) -> list[str]:
+    """A warning where engines had to share their CPUs with something else."""
+    possible = sum(p.ran * p.job.threads for p in processes)
+    share = sum(p.waited for p in processes) / possible if possible else 0.0
+    if share < _MOST_WAITING:
+        return []
+    return [
+        f"the CPUs were shared with other work: threads waited {share:.0%} of the time, which "
+        "long runs suffer from more than short ones; measure again on an idle machine"
+    ]
 
 
 def _time(process: EngineProcess, seconds: list[float], seed: int) -> EngineTime:

@@ -1,8 +1,8 @@
 """The process of one engine: reads one JSON object a line, answers with one.
 
 First line: a `Job`; answer `{"version", "isa", "calls"}` or `{"error"}`. Then `{"run": n}` lines;
-answer `{"seconds"}`, or `{"profile": n}` lines; answer `{"seconds", "calls"}`. Ends with its
-input, or with its parent.
+answer `{"seconds", "waited"}` (seconds that its threads had no CPU), or `{"profile": n}` lines;
+answer `{"seconds", "calls"}`. Ends with its input, or with its parent.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import signal
 import sys
 
 from lepton_tvm.bench.engines import ENGINES, Job, Loaded
-from lepton_tvm.measure.pinning import pinned
+from lepton_tvm.measure.pinning import pinned, waited
 
 _PR_SET_PDEATHSIG = 1
-# Runs by which the threads that do the work are told from those that do not.
-_FINDING_RUNS = 5
 
 
 def main() -> int:
@@ -38,7 +36,7 @@ def main() -> int:
     except Exception as e:
         answers.write(json.dumps({"error": f"{type(e).__name__}: {str(e).strip()[-800:]}"}) + "\n")
         return 1
-    with pinned(lambda: loaded.run(_FINDING_RUNS), job.threads, cpus):
+    with pinned(lambda: loaded.run(1), job.threads, cpus):
         told = {"version": loaded.version, "isa": loaded.isa, "calls": loaded.calls}
         answers.write(json.dumps(told) + "\n")
         for line in sys.stdin:
@@ -51,7 +49,9 @@ def _answer(loaded: Loaded, question: dict[str, int]) -> dict[str, object]:
         assert loaded.profile is not None
         seconds, calls = loaded.profile(question["profile"])
         return {"seconds": seconds, "calls": calls}
-    return {"seconds": loaded.run(question["run"])}
+    before = waited()
+    seconds = loaded.run(question["run"])
+    return {"seconds": seconds, "waited": waited() - before}
 
 
 def _end_with_parent() -> None:

@@ -9,25 +9,30 @@ given a CPU.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["pinned"]
+__all__ = ["pinned", "waited"]
 
 _TASKS = Path("/proc/self/task")
+# Some systems count CPU time by ticks of 4 to 10 ms.
+_FINDING_S = 0.1
 
 
 @contextmanager
 def pinned(run: Callable[[], object], threads: int, cpus: Sequence[int]) -> Iterator[list[int]]:
-    """Call `run` and keep the `threads` busiest threads of this process on one of `cpus` each.
+    """Call `run` for a while; keep this process's `threads` busiest threads on one CPU each.
 
     Where there are more threads than CPUs they share. Gives the threads' ids, the busiest first;
     none where the system does not tell the CPU times of threads. They are let go at the end.
     """
-    before = _cpu_times()
+    before, end = _cpu_times(), time.perf_counter() + _FINDING_S
     run()
-    spent = {tid: time - before.get(tid, 0) for tid, time in _cpu_times().items()}
+    while time.perf_counter() < end:
+        run()
+    spent = {tid: taken - before.get(tid, 0) for tid, taken in _cpu_times().items()}
     busiest = sorted((t for t in spent if spent[t] > 0), key=lambda t: -spent[t])[:threads]
     were: dict[int, set[int]] = {}
     for index, tid in enumerate(busiest):
@@ -43,12 +48,24 @@ def pinned(run: Callable[[], object], threads: int, cpus: Sequence[int]) -> Iter
                 os.sched_setaffinity(tid, allowed)
 
 
+def waited() -> float:
+    """Seconds that threads of this process could have run so far and had no CPU; 0 if unknown.
+
+    Grows where other work shares the CPUs, or threads of this process share one.
+    """
+    return sum(_schedule_times(1).values()) / 1e9
+
+
 def _cpu_times() -> dict[int, int]:
     """Thread id -> nanoseconds on a CPU so far, for all threads of this process."""
+    return _schedule_times(0)
+
+
+def _schedule_times(field: int) -> dict[int, int]:
     times = {}
     for task in _TASKS.glob("*"):
         try:
-            times[int(task.name)] = int((task / "schedstat").read_text().split()[0])
+            times[int(task.name)] = int((task / "schedstat").read_text().split()[field])
         except (OSError, ValueError, IndexError):
             continue
     return times

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton_tvm.bench
-from lepton_tvm.bench import bench, engines, process
+from lepton_tvm.bench import bench, engines, process, run
 from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples, read_arrays, write_arrays
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
 from lepton_tvm.errors import InputError, ModelError, TargetError
@@ -110,6 +110,47 @@ def test_refused_before_the_work(options: dict[str, Any], message: str) -> None:
         bench("no such file.onnx", **options)
 
 
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convolution of uint8 pictures: x [1, 3, 12, 12] -> y [1, 16, 1, 1]."""
+    weight = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype("float32")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Conv", ["f", "w"], ["c"], kernel_shape=[3, 3]),
+            helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+        ],
+        "pixels",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 1, 1])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("bench") / "pixels.onnx"
+    onnx.save(made, path)
+    return path
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(m) for m in ("onnxruntime", "openvino", "nncf")),
+    reason="the extra 'peers' is not installed",
+)
+@pytest.mark.parametrize("name", ["model", "pixels"])
+def test_peers_by_their_own_tools(name: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(name)
+    found = bench(path, against=["openvino", "onnxruntime"], rounds=QUICK, peers_isa="avx2")
+    timed = {(e.engine, e.precision) for e in found.engines}
+    wanted = {(e, p) for e in ("openvino", "onnxruntime") for p in ("float32", "int8")}
+    assert timed >= wanted, found.report
+    if BFLOAT16:
+        reason = "left out: engine openvino (bfloat16): it is kept to avx2, which has no bfloat16"
+        assert reason in found.report
+    isas = {e.engine: e.isa for e in found.engines}
+    assert isas["openvino"] == "auto (up to avx2)"
+    assert isas["onnxruntime"] == f"auto (up to {best_isa().name})"
+    assert "engine onnxruntime has no switch for avx2: it uses what it likes" in found.report
+
+
 def test_bfloat16_needs_a_target_that_has_it() -> None:
     with pytest.raises(TargetError, match=r"x86:vnni has no bfloat16 instructions \(x86:bf16, x86"):
         bench("no such file.onnx", target="x86:vnni", precisions=["bfloat16"])
@@ -165,6 +206,18 @@ def test_engine_is_stopped_between_runs(tmp_path: Path) -> None:
                     break
             assert state == "T"
     assert engine._process.returncode is not None
+
+
+def test_a_busy_machine_is_told(tmp_path: Path) -> None:
+    toy.write(tmp_path / "model.so")
+    with EngineProcess(job(tmp_path, threads=2)) as engine:
+        engine.run(3)
+        assert engine.ran > 0
+        engine.ran, engine.waited = 10.0, 0.1
+        assert run._busy_machine([engine]) == []
+        engine.waited = 5.0
+        (said,) = run._busy_machine([engine])
+        assert "threads waited 25% of the time" in said
 
 
 def test_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

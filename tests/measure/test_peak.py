@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from lepton_tvm.measure.peak.reads import SUMS, levels, read_func
 from lepton_tvm.measure.peak.result import Bandwidth, ComputePeak, Peaks
 from lepton_tvm.measure.peak.run import compiled, measure_peaks
 from lepton_tvm.measure.peak.tiles import TILE_CHAINS, TILE_WORDS, tile_func
-from lepton_tvm.measure.pinning import pinned
+from lepton_tvm.measure.pinning import pinned, waited
 from lepton_tvm.runtime.net import aligned_copy
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target
 from tests.schedules import emulator
@@ -230,3 +233,25 @@ def test_busy_threads_get_cpus_of_their_own() -> None:
             pytest.skip("this system does not tell the CPU times of threads")
         assert os.sched_getaffinity(threads[0]) == {last}
     assert os.sched_getaffinity(0) == before
+
+
+def test_waiting_for_a_cpu_is_seen() -> None:
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this system does not tell how long threads wait for a CPU")
+    cpus = os.sched_getaffinity(0)
+    busy = (
+        "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); print(flush=True)\nwhile 1: 1"
+    )
+    other = subprocess.Popen([sys.executable, "-c", busy, str(max(cpus))], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        os.sched_setaffinity(0, {max(cpus)})
+        before, end = waited(), time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            pass
+        assert waited() - before > 0.01
+    finally:
+        os.sched_setaffinity(0, cpus)
+        other.kill()
+        other.communicate()

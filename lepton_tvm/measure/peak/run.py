@@ -27,7 +27,6 @@ Array = npt.NDArray[Any]
 ROUNDS = Rounds(least=50, most=50, budget_s=5.0, warmup_s=0.01)
 _SAMPLE_S = 5e-4
 _FIRST_STEPS = 1000
-_PINNING_RUNS = 20
 
 
 def measure_peaks(
@@ -68,7 +67,7 @@ def measure_peaks(
             work[level] = read
             sizes.setdefault(level, {})[count] = nbytes
         first = next(iter(runners.values()))
-        with pinned(partial(first, _PINNING_RUNS), count, sorted(cpus, reverse=True)):
+        with pinned(partial(first, 1), count, sorted(cpus, reverse=True)):
             seconds = measure_interleaved(runners, rounds)
         rates = {key: work[key] / min(seconds[key]) / 1e9 for key in runners}
         for chain in chains:
