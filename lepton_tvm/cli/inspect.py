@@ -136,8 +136,8 @@ def _artifact_view(data: dict[str, Any]) -> Any:
         *_tensors("output", data["outputs"]),
         *_steps(data["recipe"]),
     ]
-    table = Table("kernel", "op", "precision", "isa", "multiply-adds", "schedule")
+    table = Table("kernel", "op", "precision", "isa", "instruction", "multiply-adds", "schedule")
     for kernel in data["kernels"]:
-        fields = ("name", "op", "precision", "isa", "macs", "schedule")
-        table.add_row(*(str(kernel.get(f, "")) for f in fields))
+        fields = ("name", "op", "precision", "isa", "instruction", "macs", "schedule")
+        table.add_row(*("" if kernel.get(f) is None else str(kernel[f]) for f in fields))
     return Group(Text("\n".join(head)), table)

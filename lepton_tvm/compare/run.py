@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from lepton_tvm.measure import (
     Rounds,
     measure_interleaved,
     median_ci,
+    pinned,
     speedup_ci,
     this_machine,
 )
@@ -97,7 +99,11 @@ def _compare(
             say("evaluating on the data")
             timed, quality = _evaluate(chosen, nets, samples)
         say(f"timing {len(nets)} artifacts in turns")
-        seconds = measure_interleaved({s: n.timer(timed) for s, n in nets.items()}, rounds)
+        runners = {sha: net.timer(timed) for sha, net in nets.items()}
+        slowest = runners[chosen.baseline.sha256]
+        cpus = sorted(os.sched_getaffinity(0), reverse=True)
+        with pinned(lambda: slowest(1), threads, cpus):
+            seconds = measure_interleaved(runners, rounds)
         machine, run = this_machine(), new_id()
         database.add_results(
             [_measurement(a, run, machine, threads, seconds[a.sha256]) for a in artifacts],

@@ -2,6 +2,7 @@
 
 from lepton_tvm.measure.latency import Rounds, measure_interleaved
 from lepton_tvm.measure.machine import Machine, this_machine
+from lepton_tvm.measure.pinning import pinned
 from lepton_tvm.measure.quality import Quality, QualityMeter
 from lepton_tvm.measure.stats import Estimate, median_ci, speedup_ci
 
@@ -13,6 +14,7 @@ __all__ = [
     "Rounds",
     "measure_interleaved",
     "median_ci",
+    "pinned",
     "speedup_ci",
     "this_machine",
 ]
