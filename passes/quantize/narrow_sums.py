@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_tvm.ir.graph import Array, Expr, op_name, shape_of
-from lepton_tvm.ir.kernels.dot import LARGEST_SUM, in_words, largest_sums, words_added
+from lepton_tvm.ir.kernels.depthwise_int8 import lines_per_word, shifted_words
+from lepton_tvm.ir.kernels.dot import LARGEST_SUM, WORD, in_words, largest_sums, words_added
 from lepton_tvm.passes.quantize.qparams import quantize_weight
 
 __all__ = ["narrow_scales"]
@@ -38,7 +39,9 @@ def narrow_scales(weight: Array, call: Expr, scales: Array, largest: int) -> Arr
 def _words(weight: Array, call: Expr) -> Array:
     """[..., words, K, 4]: along the input channels, or down the rows of a depthwise filter."""
     if _is_depthwise(call):
-        return in_words(weight[:, :, 0, :], 0)
+        stride, dilation = int(call.attrs.strides[0]), int(call.attrs.dilation[0])
+        lines = lines_per_word(len(weight), stride, dilation, WORD)
+        return shifted_words(weight[:, :, 0, :], lines, stride, WORD)
     return in_words(weight, weight.ndim - 2)
 
 

@@ -34,6 +34,7 @@ class Anchor:
     rows: int
     dot: int
     operand: str
+    lines: int = 1
 
     @property
     def words(self) -> int:
@@ -78,6 +79,7 @@ def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
         rows=int(notes["lepton.rows"]),
         dot=int(notes["lepton.dot"]),
         operand=str(notes["lepton.operand"]),
+        lines=int(notes.get("lepton.lines", 1)),
     )
 
 

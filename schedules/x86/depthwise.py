@@ -49,10 +49,10 @@ class DepthwiseConv2d:
         extents = [int(sch.get(loop).extent) for loop in (n, h, w, c, rh, rw, *rest)]
         macs = math.prod(extents)
         block = anchor.lanes * anchor.vectors
-        lines = 1
+        lines = anchor.lines
         if anchor.dot == 1 and anchor.pad is not None:
             lines = _lines(extents[1], extents[2] * extents[3] * 4, target.cores)
-        lines = choices.pick(sch, "lines", _divisors(extents[1]), lines)
+        lines = choices.pick(sch, "lines", _multiples(extents[1], anchor.lines), lines)
         ho, hi = sch.split(h, [None, lines])
         co, cv, cl = sch.split(c, [extents[3] // block, anchor.vectors, anchor.lanes])
         wo, wi = sch.split(w, [None, anchor.rows])
@@ -79,6 +79,11 @@ class DepthwiseConv2d:
 
 def _divisors(extent: int) -> list[int]:
     return [d for d in range(1, extent + 1) if extent % d == 0]
+
+
+def _multiples(extent: int, lines: int) -> list[int]:
+    """The divisors of `extent` that hold whole groups of `lines`, which share their words."""
+    return [d for d in _divisors(extent) if d % lines == 0]
 
 
 def _lines(height: int, line_bytes: int, cores: int) -> int:

@@ -50,16 +50,18 @@ def _weights(model: Model) -> list[tuple[Array, bool]]:
 def _worst_sums(weight: Array, depthwise: bool) -> tuple[int, int]:
     """The extreme sums of 16 bits that activations 0 or 255 can make, written out in loops."""
     axis = 0 if depthwise else weight.ndim - 2
-    lines = np.moveaxis(weight.astype(np.int64), axis, 0)
-    lines = np.concatenate([lines, np.zeros((-len(lines) % 4, *lines.shape[1:]), np.int64)])
-    together = 2 if not depthwise and len(lines) % 8 == 0 else 1
+    taps = np.moveaxis(weight.astype(np.int64), axis, 0)
+    taps = np.concatenate([taps, np.zeros((-len(taps) % 4, *taps.shape[1:]), np.int64)])
+    together = 2 if not depthwise and len(taps) % 8 == 0 else 1
     low = high = 0
-    for start in range(0, len(lines), 4 * together):
-        for half in (0, 2):
-            rows = [start + 4 * word + half + i for word in range(together) for i in (0, 1)]
-            terms = lines[rows] * U8_MAX
-            high = max(high, int(np.maximum(terms, 0).sum(0).max()))
-            low = min(low, int(np.minimum(terms, 0).sum(0).min()))
+    # the second of two lines that share words of a 3x3 filter starts one row further down
+    for shifted in (taps, np.roll(taps, 1, axis=0)) if depthwise else (taps,):
+        for start in range(0, len(taps), 4 * together):
+            for half in (0, 2):
+                rows = [start + 4 * word + half + i for word in range(together) for i in (0, 1)]
+                terms = shifted[rows] * U8_MAX
+                high = max(high, int(np.maximum(terms, 0).sum(0).max()))
+                low = min(low, int(np.minimum(terms, 0).sum(0).min()))
     return low, high
 
 

@@ -13,10 +13,11 @@ from lepton_tvm.ir.kernels.depthwise import (
     pack_depthwise_weight,
     reads_in_place,
 )
+from lepton_tvm.ir.kernels.depthwise_int8 import lines_per_word
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
-from lepton_tvm.targets import ISAS
+from lepton_tvm.targets import ISAS, best_isa
 from tests.schedules.reference import UNITS as ALL_UNITS
 from tests.schedules.reference import (
     conv2d_reference,
@@ -139,3 +140,31 @@ def test_several_words_at_once_equal_numpy(groups: int, isa: str, dot: int) -> N
         size = (1, 6, 13, groups * c, 12 * groups)
         shape, tile = case("3x3 stride 2, asymmetric", size, isa, dot, groups)
         check(shape, tile, isa, False, seed)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dot", "lines"),
+    [
+        (3, 1, 4, 2),
+        (5, 1, 4, 4),
+        (7, 1, 4, 2),
+        (3, 2, 4, 1),
+        (5, 2, 4, 2),
+        (3, 1, 2, 2),
+        (4, 1, 4, 1),
+    ],
+)  # fmt: skip
+def test_lines_that_share_words_read_no_row_beyond_them(
+    kernel: int, stride: int, dot: int, lines: int
+) -> None:
+    assert lines_per_word(kernel, stride, 1, dot) == lines
+    assert (lines - 1) * stride + kernel <= -(-kernel // dot) * dot < lines * stride + kernel
+    assert lines_per_word(kernel, stride, 2, dot) == 1
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 8, 9])
+def test_depthwise_lines_that_fill_no_group(height: int) -> None:
+    isa = best_isa().name
+    for window in ("3x3 same", "5x5 same"):
+        shape, tile = case(window, (2, height, 9, 16, 16), isa, 4, 16)
+        check(shape, tile, isa, True, height)

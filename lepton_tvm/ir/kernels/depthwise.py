@@ -10,7 +10,7 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import element_type, widened
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.dot import in_words
+from lepton_tvm.ir.kernels.depthwise_int8 import depthwise_int8, pack_depthwise_int8_weight
 
 __all__ = ["MOST_TILES", "depthwise_conv2d", "pack_depthwise_weight", "reads_in_place"]
 
@@ -27,7 +27,7 @@ def pack_depthwise_weight(weight: Array, shape: ConvShape) -> Array:
     plain = weight.reshape(kh, kw, shape.channels)
     if shape.dot == 1:
         return np.ascontiguousarray(np.pad(plain, ((0, 1), (0, 0), (0, 0))))
-    return np.ascontiguousarray(in_words(plain, 0, shape.dot))
+    return pack_depthwise_int8_weight(weight, shape)
 
 
 def depthwise_conv2d(
@@ -37,12 +37,9 @@ def depthwise_conv2d(
 
     bfloat16 activations are widened as they are read; the weights are float32 then.
 
-    Integer form: a byte product needs its `dot` factors side by side, and a depthwise filter has
-    only one input channel, so `dot` rows of the image are interleaved first: stage `pad` packs
-    `dot` vertically neighbouring pixels of a channel into one 32-bit word (and pads). One such row
-    serves all columns of the filter.
+    The integer form is `depthwise_int8`.
     """
-    return _float(x, w, shape, tile) if shape.dot == 1 else _integer(x, w, shape, tile)
+    return _float(x, w, shape, tile) if shape.dot == 1 else depthwise_int8(x, w, shape, tile)
 
 
 def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
@@ -100,55 +97,6 @@ def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
 
 def _widened(value: Any) -> Any:
     return widened(value) if element_type(value) == "bfloat16" else value
-
-
-def _integer(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
-    top, left, bottom, _ = s.padding
-    steps = -(-s.kernel[0] // s.dot)
-    bits = 32 // s.dot
-    fill = tirx.const(s.pad_value, "int32")
-
-    def pixel(n: Any, row: Any, column: Any, c: Any) -> Any:
-        limits = []
-        if top or bottom:
-            limits += [row >= top, row < top + s.height]
-        if left or s.width_read - left > s.width:
-            limits += [column >= left, column < left + s.width]
-        # an index that is clamped and a mask, not a branch: the copy stays one vector loop
-        row_in = tirx.max(tirx.min(row - top, s.height - 1), 0)
-        column_in = tirx.max(tirx.min(column - left, s.width - 1), 0)
-        value = x[n, row_in, column_in, c].astype("int32")
-        if not limits:
-            return value
-        mask = 0 - tirx.all(*limits).astype("int32")
-        kept = tirx.bitwise_and(value, mask)
-        return kept if s.pad_value == 0 else kept + tirx.bitwise_and(fill, tirx.bitwise_not(mask))
-
-    def word(n: Any, h: Any, step: Any, column: Any, c: Any) -> Any:
-        made = None
-        for part in range(s.dot):
-            tap = step * s.dot + part
-            value = pixel(n, h * s.strides[0] + tap * s.dilation[0], column, c)
-            value = tirx.shift_left(value, tirx.const(bits * part, "int32")) if part else value
-            made = value if made is None else tirx.bitwise_or(made, value)
-        return made
-
-    words = te.compute((s.batch, s.out_height, steps, s.width_read, s.channels), word, name="pad")
-    rh = te.reduce_axis((0, steps), "rh")
-    rw = te.reduce_axis((0, s.kernel[1]), "rw")
-    mask = tirx.const((1 << bits) - 1, "int32")
-
-    def term(n: Any, h: Any, w_: Any, c: Any) -> Any:
-        packed = words[n, h, rh, w_ * s.strides[1] + rw * s.dilation[1], c]
-        total = None
-        for part in range(s.dot):
-            shift = tirx.const(bits * part, "int32")
-            value = tirx.shift_right(packed, shift) if part else packed
-            value = tirx.bitwise_and(value, mask) * w[rh, rw, c, part].astype("int32")
-            total = value if total is None else total + value
-        return te.sum(total, axis=[rh, rw])
-
-    return _stored(s, term, {"lepton.operand": element_type(x), **tile})
 
 
 def _stored(s: ConvShape, term: Any, tile: dict[str, Any]) -> te.Tensor:

@@ -19,6 +19,7 @@ from lepton_tvm.ir.kernels.register_tile import RegisterFile
 
 __all__ = [
     "LARGEST_SUM",
+    "WORD",
     "dot_candidates",
     "in_words",
     "is_exact",
@@ -29,12 +30,13 @@ __all__ = [
 
 #: 255 times this, the largest activation, still is in int16, for both signs.
 LARGEST_SUM = 128
-_WORD = 4
+#: Bytes of a 32-bit lane, and the weights that meet in it.
+WORD = 4
 
 
 def uses_maddubs(dot: int, isa: RegisterFile) -> bool:
     """Whether a kernel with this `dot` multiplies bytes and adds them in 16 bits."""
-    return dot >= _WORD and not isa.vnni
+    return dot >= WORD and not isa.vnni
 
 
 def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]:
@@ -46,8 +48,8 @@ def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]
     if dtype in ("float32", "bfloat16"):
         return (1,) if dtype == "float32" else (2,)
     if isa.vnni:
-        return (_WORD,)
-    return (*(words * _WORD for words in (4, 2, 1) if _whole(depth) % words == 0), 2)
+        return (WORD,)
+    return (*(words * WORD for words in (4, 2, 1) if _whole(depth) % words == 0), 2)
 
 
 def words_added(depth: int) -> int:
@@ -60,10 +62,10 @@ def words_added(depth: int) -> int:
 
 
 def _whole(depth: int) -> int:
-    return -(-depth // _WORD)
+    return -(-depth // WORD)
 
 
-def in_words(weight: Array, axis: int, word: int = _WORD) -> Array:
+def in_words(weight: Array, axis: int, word: int = WORD) -> Array:
     """Split `axis` into words of `word` values, the last one filled with zeros: [.., word] last."""
     fill = [(0, 0)] * weight.ndim
     fill[axis] = (0, -weight.shape[axis] % word)
@@ -76,7 +78,7 @@ def is_exact(packed: Array, dot: int, isa: RegisterFile) -> bool:
     """Whether no activations can make a sum of a kernel with these weights saturate."""
     if not uses_maddubs(dot, isa):
         return True
-    return bool((largest_sums(packed, dot // _WORD) <= LARGEST_SUM).all())
+    return bool((largest_sums(packed, dot // WORD) <= LARGEST_SUM).all())
 
 
 def largest_sums(packed: Array, words: int) -> Array:
@@ -86,7 +88,7 @@ def largest_sums(packed: Array, words: int) -> Array:
     neighbours, which divide the depth, are added before the sums widen. Result: [..., lanes].
     """
     *outer, depth, lanes, _ = packed.shape
-    halves = packed.reshape(*outer, depth // words, words, lanes, 2, _WORD // 2)
+    halves = packed.reshape(*outer, depth // words, words, lanes, 2, WORD // 2)
     positive = np.maximum(halves, 0).sum(axis=(-1, -4), dtype=np.float64)
     negative = np.minimum(halves, 0).sum(axis=(-1, -4), dtype=np.float64)
     made: Array = np.maximum(positive, -negative).max(axis=(-1, -3))
