@@ -22,6 +22,7 @@ from lepton_tvm.ir.graph import (
 from lepton_tvm.ir.instructions import dot_instruction
 from lepton_tvm.schedules.apply import Applied
 from lepton_tvm.schedules.base import block_notes, new_schedule
+from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.targets import Target
 
 __all__ = ["KernelInfo", "describe_kernels"]
@@ -36,7 +37,8 @@ class KernelInfo:
     `precision` is `int8` when all tensors that the kernel computes its main result from are
     integers, `bfloat16` or `float32` when they are these, `mixed` where integer tensors are turned
     to or from floats without a reduction (the edges of a quantized region). `schedule` is the rule
-    that made it, `default` where none fitted. `calls` counts how often it runs per inference.
+    that made it, `default` where none fitted. `isa` is the target's; for x86:amx, `amx` stands only
+    at kernels that use the tiles. `calls` counts how often it runs per inference.
     `instruction` is what multiplies and adds (None where nothing does), `bytes` the size of all
     tensors of a call, `weight_bytes` that of the constants among them. `macs` are the multiply-adds
     of the op, `multiplied` those that are carried out: fewer with Winograd's method.
@@ -113,8 +115,9 @@ def _describe(
     anchor = _anchor(func)
     macs = int(anchor["lepton.macs"]) if anchor else 0
     op = str(anchor["lepton.kernel"]) if anchor else _stem(name)
+    precision = _precision(buffers, anchor)
     return KernelInfo(
-        name, op, _precision(buffers, anchor), target.isa, macs,
+        name, op, precision, _isa(rule, precision, target), macs,
         tuple(shapes[:-1]), shapes[-1], rule or "default", calls,
         multiplied=_multiplied(op, macs, shapes),
         bytes=sum(_bytes(b.dtype, shape) for b, shape in zip(buffers, shapes, strict=True)),
@@ -128,6 +131,13 @@ def _anchor(func: tirx.PrimFunc) -> dict[str, Any] | None:
         if "lepton.kernel" in notes:
             return notes
     return None
+
+
+def _isa(rule: str | None, precision: str, target: Target) -> str:
+    """The target's, but on a target with tiles only the kernels that use them are called so."""
+    if not target.level.amx or rule == AmxProduct.name:
+        return target.isa
+    return "bf16" if precision == "bfloat16" else "vnni"
 
 
 def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import tvm
@@ -37,6 +37,7 @@ from lepton_tvm.passes.lower_batch_matmul import (
     lower_batch_matmul,
     why_no_batch_matmul,
 )
+from lepton_tvm.passes.lower_tiles import tiled_conv2d, tiled_matmul
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.targets import ISAS, Isa, Target
 
@@ -64,6 +65,8 @@ class LowerKernels:
     The register tile, which decides the packing, comes from the shape and the target's registers.
     A float32 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
     faster, unless `winograd` is False: it rounds more often (see `ir/kernels/winograd.py`).
+    Where the target has tile registers and they are estimated to be faster, the geometry and the
+    packing are theirs (see `ir/kernels/tile_plan.py`).
     An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
     A product of two activations becomes `call_tir(batch_matmul, ...)`, which packs the second one
     at run time, reads both through the reshapes and transpositions before it, and stores its result
@@ -172,6 +175,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         return self._emit(kernel, x)
 
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
+        tiled = tiled_matmul(self.builder_, x, weight, leading, self._isa)
+        if tiled is not None:
+            return tiled
         depth, columns = weight.shape
         wide = weight.dtype == "bfloat16"
         rows = max(1, math.prod(leading))
@@ -198,6 +204,13 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         if depthwise and weight.dtype == "bfloat16":
             weight = weight.astype("float32")
         wide = weight.dtype == "bfloat16"
+        plain = ConvShape(
+            n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
+            dot=1, rows=1, block=1, pad_value=pad_value, bfloat16=wide,
+        )  # fmt: skip
+        tiled = tiled_conv2d(self.builder_, x, weight, plain, self._isa)
+        if tiled is not None:
+            return tiled
 
         def made(dot: int) -> _Made:
             # the channels of a group are not padded, so lanes must divide them
@@ -212,10 +225,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
                     wide=dot > 1 or kh * kw <= _SMALL_FILTER,
                 )
             )
-            shape = ConvShape(
-                n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
-                dot=dot, rows=tile.rows, block=tile.channels, pad_value=pad_value, bfloat16=wide,
-            )  # fmt: skip
+            shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels)
             plan = plan_winograd(shape, self._isa, self._cores) if self._winograd else None
             if plan is not None:
                 return _winograd(weight, plan)

@@ -76,7 +76,8 @@ def _rewritten(stmt: Any, func: tirx.PrimFunc, found: _Marked) -> Any:
         return tirx.SeqStmt(parts, stmt.span) if found.inserted else stmt
     if not isinstance(stmt, tirx.For):
         return stmt
-    loop = (stmt.loop_var, int(stmt.extent))
+    # a loop whose extent is computed is never marked
+    loop = (stmt.loop_var, int(getattr(stmt.extent, "value", 0)))
     inside = _entered(stmt, loop, func, found)
     body = _rewritten(stmt.body, func, inside)
     if _STEP in stmt.annotations and not inside.inserted and inside.weights is not None:

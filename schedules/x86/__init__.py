@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton_tvm.schedules.base import ScheduleRule
+from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.schedules.x86.batch_matmul import BatchMatmul
 from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
@@ -16,6 +17,7 @@ __all__ = ["RULES"]
 
 #: The order is the policy: the first rule that does not answer None schedules the function.
 RULES: tuple[ScheduleRule, ...] = (
+    AmxProduct(),
     Conv2d(),
     WinogradConv2d(),
     DepthwiseConv2d(),

@@ -52,14 +52,20 @@ class Anchor:
         return {"float32": 4, "bfloat16": 2}.get(self.operand, 1)
 
 
-def find_anchor(sch: Schedule, kernel: str) -> Anchor | None:
+def find_anchor(sch: Schedule, kernel: str, tiles: bool = False) -> Anchor | None:
     """Find the reduction annotated `kernel` and inline its epilogue into the block that stores.
 
-    None when the function has no such reduction or more than one output block.
+    `tiles`: whether its weights are packed for tile registers. None when the function has no such
+    reduction or more than one output block.
     """
     root = sch.get_sblock("root")
     blocks = sch.get_child_blocks(root)
-    anchors = [b for b in blocks if block_notes(sch, b).get("lepton.kernel") == kernel]
+    anchors = [
+        b
+        for b in blocks
+        if block_notes(sch, b).get("lepton.kernel") == kernel
+        and ("lepton.tiles" in block_notes(sch, b)) == tiles
+    ]
     outputs = sch.get_output_blocks(root)
     if len(anchors) != 1 or len(outputs) != 1 or len(sch.get_producers(anchors[0])) > 1:
         return None
