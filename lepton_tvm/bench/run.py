@@ -103,7 +103,7 @@ def bench(
             engines[f"{job.engine} {job.precision}"] = stack.enter_context(process)
         say(f"timing {len(engines)} engines in turns")
         seconds = measure_interleaved({n: e.run for n, e in engines.items()}, rounds)
-        report += _busy_machine(tuple(engines.values()))
+        report += _busy_machine(tuple(engines.values()), len(cpus))
         times = tuple(_time(engines[n], seconds[n], seed) for n in engines)
         peaks = None
         if peak or profile:
@@ -263,10 +263,15 @@ def _job(plan: Job, engine: str, precision: str, **changes: Any) -> Job:
     return replace(plan, engine=engine, precision=precision, scratch=str(own), **changes)
 
 
-def _busy_machine(processes: Sequence[EngineProcess]) -> list[str]:
-    """A warning where engines had to share their CPUs with something else."""
+def _busy_machine(processes: Sequence[EngineProcess], cpus: int) -> list[str]:
+    """A warning where the threads of an engine had to share CPUs, with others or each other."""
+    threads = max((p.job.threads for p in processes), default=0)
+    if threads > cpus:
+        return [
+            f"{threads} threads shared {cpus} CPU(s): these times say nothing of {threads} CPUs"
+        ]
     possible = sum(p.ran * p.job.threads for p in processes)
-    share = sum(p.waited for p in processes) / possible if possible else 0.0
+    share = min(sum(p.waited for p in processes) / possible, 1.0) if possible else 0.0
     if share < _MOST_WAITING:
         return []
     return [

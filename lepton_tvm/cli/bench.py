@@ -14,11 +14,13 @@ from lepton_tvm.errors import InputError
 __all__ = ["register"]
 
 ModelFile = Annotated[
-    Path | None, typer.Argument(metavar="[MODEL]", help="An .onnx file; --peak needs none.")
+    Path | None, typer.Argument(metavar="MODEL", help="An .onnx file; --peak needs none.")
 ]
 Against = Annotated[
     str,
-    typer.Option("--against", metavar="ENGINES", help="onnxruntime, openvino; several by comma."),
+    typer.Option(
+        "--against", metavar="ENGINES", help='onnxruntime, openvino, by comma; "" for none.'
+    ),
 ]
 Precision = Annotated[
     str | None,

@@ -20,6 +20,9 @@ from lepton_tvm.targets import ISAS, Isa
 
 __all__ = ["KernelTime", "Profile", "make_profile"]
 
+# A shorter kernel cannot be told from the timing itself; its rates are lower limits.
+_SHORTEST_S = 1e-7
+
 
 @dataclass(frozen=True)
 class KernelTime:
@@ -156,8 +159,7 @@ def _row(
     threads: int,
 ) -> KernelTime:
     calls, nbytes, weights = kernel["calls"], kernel["bytes"], kernel["weight_bytes"]
-    # A kernel may be as short as the timing itself.
-    once = max(seconds / calls, 1e-9)
+    once = max(seconds / calls, _SHORTEST_S)
     gops = 2 * kernel["macs"] / once / 1e9 if kernel["macs"] else None
     best = _peak(kernel, peaks, threads) if gops else None
     least = weights / peaks.gbs(all_weights, threads) + (nbytes - weights) / peaks.gbs(

@@ -214,10 +214,12 @@ def test_a_busy_machine_is_told(tmp_path: Path) -> None:
         engine.run(3)
         assert engine.ran > 0
         engine.ran, engine.waited = 10.0, 0.1
-        assert run._busy_machine([engine]) == []
+        assert run._busy_machine([engine], cpus=2) == []
         engine.waited = 5.0
-        (said,) = run._busy_machine([engine])
+        (said,) = run._busy_machine([engine], cpus=2)
         assert "threads waited 25% of the time" in said
+        (said,) = run._busy_machine([engine], cpus=1)
+        assert "2 threads shared 1 CPU(s)" in said
 
 
 def test_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,13 @@ def test_memory_counts_weights_where_all_weights_lie() -> None:
     assert small.bound == "memory"
 
 
+def test_kernels_too_short_to_time_get_no_wild_rates() -> None:
+    found = one(0, macs=50, multiplied=50, bytes=200)
+    assert found.seconds == pytest.approx(0, abs=1e-12)
+    assert found.gops == pytest.approx(1)
+    assert found.limit_share < 0.1
+
+
 def test_json_is_whole() -> None:
     shown = json.loads(json.dumps(profile([kernel("k")], ["k"], [[US], [US]]).to_json()))
     assert set(shown) == {
