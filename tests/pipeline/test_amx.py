@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tvm
+from tvm import relax
 
-from lepton_tvm import runtime
+from lepton_tvm import pipeline, runtime
 from lepton_tvm.compiler import compile
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.errors import TargetError
@@ -83,6 +85,36 @@ def test_bfloat16_answers_as_with_vectors_but_for_rounding(tmp_path: Path) -> No
     # sums in another order, rounded to 8 bits between the layers
     np.testing.assert_allclose(got, want, rtol=0, atol=np.abs(want).max() * 2.0**-6)
     assert not emulator.emulated("amx") or emulator.count("dot_bf16") > before
+
+
+@pytest.mark.usefixtures("_tiles")
+def test_an_epilogue_larger_than_the_product_answers_as_with_vnni() -> None:
+    """A scale per channel, computed for a batch and multiplied in the same kernel."""
+    rng = np.random.default_rng(0)
+    x = relax.Var("x", relax.TensorType((32, 1, 1, 96), "uint8"))
+    y = relax.Var("y", relax.TensorType((32, 5, 7, 384), "int32"))
+    weight = relax.const(rng.integers(-127, 128, (1, 1, 96, 384)).astype("int8"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, y]):
+        with builder.dataflow():
+            sums = builder.emit(
+                relax.op.nn.conv2d(
+                    x, weight, data_layout="NHWC", kernel_layout="HWIO", out_dtype="int32"
+                )
+            )
+            made = builder.emit_output(relax.op.multiply(sums, y))
+        builder.emit_func_output(made)
+    inputs = [
+        tvm.runtime.tensor(rng.integers(0, 256, (32, 1, 1, 96)).astype("uint8")),
+        tvm.runtime.tensor(rng.integers(-9, 9, (32, 5, 7, 384)).astype("int32")),
+    ]
+    answers = []
+    for target in ("x86:vnni", "x86:amx"):
+        built = pipeline.build(builder.get(), target)
+        assert [k.isa for k in built.kernels] == ["vnni"]
+        machine = relax.VirtualMachine(built.executable, tvm.cpu())
+        answers.append(machine["main"](*inputs).numpy())
+    np.testing.assert_array_equal(answers[1], answers[0])
 
 
 def test_an_artifact_for_amx_is_refused_by_a_cpu_without(

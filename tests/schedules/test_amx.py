@@ -25,6 +25,7 @@ from lepton_tvm.schedules.base import Choices, Defaults
 from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.targets import parse_target
 from tests.schedules import emulator
+from tests.schedules.assembly import LOAD_CONFIG, RETURN, assembled, configuration
 from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
 from tests.schedules.test_choices import Answer
 from tests.schedules.test_conv2d import SIZES, WINDOWS
@@ -162,6 +163,18 @@ def test_geometry_of_short_lines_is_counted_through() -> None:
     assert (short.pitch, short.tile_rows) == (9, 16)
     assert (long.pitch, long.tile_rows) == (0, 14)
     assert dataclasses.replace(long, tile_rows=16).line_tiles == 4
+
+
+def test_a_configuration_of_the_programs_own_is_released() -> None:
+    if not emulator.emulated("amx"):
+        pytest.skip("this CPU has tiles itself: the emulator sees nothing of them")
+    x, w = data(4, (16, 64), (64, 16))
+    own = configuration(3, 8, 5)
+    assembled(LOAD_CONFIG, RETURN)(own.ctypes.data, *[None] * 5)
+    assert emulator.configured()
+    want = x.astype(np.float64) @ w.astype(np.float64)
+    check(plan_matmul((16,), 64, 16, 4).shape, "matmul", x, w, want)
+    assert not emulator.configured()
 
 
 _REFUSED = """
