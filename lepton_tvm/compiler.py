@@ -77,7 +77,7 @@ def compile(
     `output` is where the `.so` is written; without it the file lies only beside the database. `db`
     is a database or its URL; None is the default one (LEPTON_TVM_DB, else lepton.db in the working
     folder), False keeps no record. `variant` names the artifact in comparisons (default: what was
-    done to the model). float32 3x3 convolutions may use Winograd's method where that is faster: it
+    done to the model). Float 3x3 convolutions may use Winograd's method where that is faster: it
     rounds more (2e-6 of the largest output against 5e-7) and its weights are up to 4 times as
     large; `winograd=False` keeps the plain sums. `progress` is told each phase.
 

@@ -63,7 +63,7 @@ class LowerKernels:
     Before:  conv2d(x, const HWIO)     float32, bfloat16 -> float32, or uint8 x int8 -> int32
     After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
     The register tile, which decides the packing, comes from the shape and the target's registers.
-    A float32 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
+    A float 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
     faster, unless `winograd` is False: it rounds more often (see `ir/kernels/winograd.py`).
     Where the target has tile registers and they are estimated to be faster, the geometry and the
     packing are theirs (see `ir/kernels/tile_plan.py`).
@@ -226,7 +226,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
                 )
             )
             shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels)
-            plan = plan_winograd(shape, self._isa, self._cores) if self._winograd else None
+            # where there are tile registers, what they leave is too small for transforms
+            may = self._winograd and not (wide and self._isa.amx)
+            plan = plan_winograd(shape, self._isa, self._cores) if may else None
             if plan is not None:
                 return _winograd(weight, plan)
             if depthwise:

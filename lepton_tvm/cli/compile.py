@@ -75,7 +75,7 @@ Winograd = Annotated[
     bool,
     typer.Option(
         "--winograd/--no-winograd",
-        help="Let float32 3x3 convolutions use Winograd's method where it is faster; it rounds a "
+        help="Let float 3x3 convolutions use Winograd's method where it is faster; it rounds a "
         "little more and stores larger weights.",
     ),
 ]

@@ -18,7 +18,7 @@ from lepton_tvm.ir.kernels.conv2d import product
 from lepton_tvm.schedules.x86.anchor import Anchor
 from lepton_tvm.targets import Isa
 
-__all__ = ["dot_intrinsic", "lanewise_dot_intrinsic"]
+__all__ = ["bfloat16_dot_intrinsic", "dot_intrinsic", "lanewise_dot_intrinsic"]
 
 _VPDPBUSD = {
     4: "llvm.x86.avx512.vpdpbusd.128",
@@ -122,6 +122,11 @@ def dot_intrinsic(isa: Isa, anchor: Anchor) -> str:
     copied = anchor.operand == "bfloat16" and anchor.pad is not None
     operand = "uint16" if copied else anchor.operand
     return _dot_intrinsic(isa, anchor.lanes, anchor.dot, operand)
+
+
+def bfloat16_dot_intrinsic(isa: Isa, lanes: int) -> str:
+    """`dot_intrinsic` for pairs of bfloat16 whose first operand is a kernel's own copy."""
+    return _dot_intrinsic(isa, lanes, 2, "uint16")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from tvm.s_tir import Schedule
 from lepton_tvm.ir.kernels.register_tile import row_candidates
 from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, new_schedule, same_block
 from lepton_tvm.schedules.x86.anchor import vectorize_inner
+from lepton_tvm.schedules.x86.intrinsics import bfloat16_dot_intrinsic
 from lepton_tvm.targets import Target
 
 __all__ = ["WinogradConv2d"]
@@ -17,7 +18,7 @@ __all__ = ["WinogradConv2d"]
 
 @dataclass(frozen=True)
 class WinogradConv2d:
-    """Template for the reduction block `winograd_conv2d` (float32).
+    """Template for the reduction block `winograd_conv2d` (float32 and bfloat16).
 
     With several groups of tiles each is taken through all stages before the next, which keeps the
     frequencies in the second-level cache, and the groups are spread over the cores. With one group
@@ -46,7 +47,8 @@ class WinogradConv2d:
                 same_block(sch, block, b) for b in (pad, columns, moved, product, back, store)
             ):
                 sch.compute_inline(block)
-        tile = Tile(*(int(notes[f"lepton.{n}"]) for n in ("lanes", "vectors", "rows", "tiles")))
+        fields = ("lanes", "vectors", "rows", "tiles", "dot")
+        tile = Tile(*(int(notes[f"lepton.{n}"]) for n in fields))
         fits = [
             rows
             for rows in row_candidates(tile.tiles, tile.vectors, target.level)
@@ -66,17 +68,21 @@ class WinogradConv2d:
         for loop in (line, places, frequency, tiles) if at_once else (line, group):
             sch.parallel(loop)
         _start_sums(sch, product, first)
+        if tile.dot == 2:
+            lane = sch.get_loops(product)[-2]
+            sch.tensorize(lane, bfloat16_dot_intrinsic(target.level, tile.lanes))
         return sch
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Register tile of the products, and the image tiles of a group."""
+    """Register tile of the products, image tiles of a group, products added at once."""
 
     lanes: int
     vectors: int
     rows: int
     tiles: int
+    dot: int
 
 
 def _schedule_store(sch: Schedule, store: Block, back: Block, tile: Tile) -> tuple[Loop, Loop]:
@@ -108,12 +114,14 @@ def _schedule_product(sch: Schedule, copy: Block, product: Block, tile: Tile) ->
     sch.vectorize(lane)
     frequency = sch.fuse(a, b)
     sch.compute_at(product, outer, preserve_unit_loops=True)
-    *_, p, k, rc = sch.get_loops(product)
+    loops = sch.get_loops(product)
+    p, k, rc, *rest = loops[-3 if tile.dot == 1 else -4 :]
     vector, lane = sch.split(k, [None, tile.lanes])
-    sch.reorder(rc, p, vector, lane)
+    sch.reorder(rc, p, vector, lane, *rest)
     sch.unroll(p)
     sch.unroll(vector)
-    sch.vectorize(lane)
+    if not rest:
+        sch.vectorize(lane)
     return frequency, rc
 
 

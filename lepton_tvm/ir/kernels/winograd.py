@@ -1,4 +1,4 @@
-"""3x3 convolution through Winograd's minimal filtering: fewer multiplications, float32 only.
+"""3x3 convolution through Winograd's minimal filtering: fewer multiplications, in floats only.
 
 Source of the method: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
 """
@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from tvm import te, tirx
 
-from lepton_tvm.ir.bfloat16 import element_type
+from lepton_tvm.ir.bfloat16 import bits, element_type, narrowed, widened
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.conv2d import ConvShape, copied, product
 
 __all__ = ["WinogradShape", "pack_winograd_weight", "winograd_conv2d"]
 
@@ -62,11 +63,17 @@ class WinogradShape:
 
 
 def pack_winograd_weight(weight: Array, shape: WinogradShape) -> Array:
-    """HWIO weights [3, 3, C, K] -> [span, span, K/block, C, block] float32, by way of float64."""
+    """HWIO weights [3, 3, C, K] -> [span, span, K/block, C, block] float32, by way of float64.
+
+    For bfloat16 [span, span, K/block, C/2, block, 2], rounded to it.
+    """
     g = _filter_matrix(shape.size)
     moved = np.einsum("ax,xyck,by->abck", g, weight.astype(np.float64), g)
     n, block = shape.span, shape.conv.block
     c, k = weight.shape[2:]
+    if shape.conv.bfloat16:
+        pairs = moved.reshape(n, n, c // 2, 2, k // block, block).transpose(0, 1, 4, 2, 5, 3)
+        return np.ascontiguousarray(pairs, dtype=ml_dtypes.bfloat16)
     split = moved.reshape(n, n, c, k // block, block).transpose(0, 1, 3, 2, 4)
     return np.ascontiguousarray(split, dtype="float32")
 
@@ -74,10 +81,12 @@ def pack_winograd_weight(weight: Array, shape: WinogradShape) -> Array:
 def winograd_conv2d(
     x: te.Tensor, w: te.Tensor, shape: WinogradShape, tile: dict[str, int]
 ) -> te.Tensor:
-    """x [N, H, W, C] float32, w as `pack_winograd_weight` makes it -> [N, OH, OW, K] float32.
+    """x [N, H, W, C] float32 or bfloat16, w as packed above -> [N, OH, OW, K] float32.
 
-    Stages: `pad`, `columns` and `moved` (the input's transform, one axis each), `product` (one
-    matrix product per frequency: the anchor), `back` and `store` (the output's transform).
+    From bfloat16 the transforms are computed in float32, and frequencies are rounded to bfloat16
+    once, before they are multiplied. Stages: `pad`, `columns` and `moved` (the input's transform,
+    one axis each), `product` (one matrix product per frequency: the anchor), `back` and `store`
+    (the output's transform).
     """
     s, n, m = shape.conv, shape.span, shape.size
     high, wide = shape.grid
@@ -87,24 +96,32 @@ def winograd_conv2d(
     def pixel(p: Any, row: int, column: Any, c: Any) -> Any:
         p = tirx.min(p, shape.tiles - 1) if made != shape.tiles else p
         image, line, place = p // (high * wide), p % (high * wide) // wide, p % wide
-        return source[image, line * m + row, place * m + column, c]
+        value = source[image, line * m + row, place * m + column, c]
+        return widened(value) if s.bfloat16 else value
+
+    def frequency(a: Any, b: Any, p: Any, c: Any) -> Any:
+        value = _pick(b, _input_transform(m, [columns[a, r, p, c] for r in range(n)]))
+        return bits(narrowed(value)) if s.bfloat16 else value
 
     columns = te.compute(
         (n, n, made, s.channels),
         lambda a, b, p, c: _pick(a, _input_transform(m, [pixel(p, r, b, c) for r in range(n)])),
         name="columns",
     )
-    moved = te.compute(
-        (n, n, made, s.channels),
-        lambda a, b, p, c: _pick(b, _input_transform(m, [columns[a, r, p, c] for r in range(n)])),
-        name="moved",
-    )
-    rc = te.reduce_axis((0, s.channels), "rc")
-    product = te.compute(
+    moved = te.compute((n, n, made, s.channels), frequency, name="moved")
+    rc = te.reduce_axis((0, s.channels // s.dot), "rc")
+    rd = te.reduce_axis((0, s.dot), "rd")
+
+    def term(a: Any, b: Any, p: Any, k: Any) -> Any:
+        block, lane = k // s.block, k % s.block
+        if s.dot == 1:
+            return te.sum(moved[a, b, p, rc] * w[a, b, block, rc, lane], axis=[rc])
+        value = moved[a, b, p, rc * s.dot + rd]
+        return te.sum(product(value, w[a, b, block, rc, lane, rd]), axis=[rc, rd])
+
+    sums = te.compute(
         (n, n, made, s.out_channels),
-        lambda a, b, p, k: te.sum(
-            moved[a, b, p, rc] * w[a, b, k // s.block, rc, k % s.block], axis=[rc]
-        ),
+        term,
         name="product",
         attrs={
             "lepton.kernel": "winograd_conv2d",
@@ -115,7 +132,7 @@ def winograd_conv2d(
     )
     back = te.compute(
         (m, n, made, s.out_channels),
-        lambda i, b, p, k: _pick(i, _output_transform(m, [product[a, b, p, k] for a in range(n)])),
+        lambda i, b, p, k: _pick(i, _output_transform(m, [sums[a, b, p, k] for a in range(n)])),
         name="back",
     )
 
@@ -135,8 +152,8 @@ def _padded(x: te.Tensor, shape: WinogradShape) -> te.Tensor:
         (s.batch, rows, columns, s.channels),
         lambda n, h, w, c: tirx.if_then_else(
             tirx.all(h >= top, h < top + s.height, w >= left, w < left + s.width),
-            x[n, h - top, w - left, c],
-            tirx.const(0, x.dtype),
+            copied(x[n, h - top, w - left, c], s.dot),
+            tirx.const(0, "uint16" if s.bfloat16 else "float32"),
         ),
         name="pad",
     )

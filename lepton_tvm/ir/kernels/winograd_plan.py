@@ -42,24 +42,25 @@ def plan_winograd(conv: ConvShape, isa: RegisterFile, cores: int) -> WinogradPla
     """The cheapest plan, or None where the plain loops are cheaper or the shape does not fit.
 
     Only 3x3 filters of stride 1 without groups or dilation, whose channels fill vector registers.
+    From bfloat16 only tiles of 2x2: the differences that 4x4 takes would lose its eight bits.
     """
     if (conv.kernel, conv.strides, conv.dilation) != ((3, 3), (1, 1), (1, 1)):
         return None
     if (
         conv.groups != 1
-        or conv.dot != 1
+        or (conv.dot != 1 and not conv.bfloat16)
         or conv.channels % isa.lanes
         or conv.out_channels % isa.lanes
     ):
         return None
     best = min(_plans(conv, isa, cores), key=lambda plan: plan.cost, default=None)
-    if best is None or best.cost > _WORTH * conv.macs / isa.lanes:
+    if best is None or best.cost > _WORTH * conv.macs / isa.lanes / conv.dot:
         return None
     return best
 
 
 def _plans(conv: ConvShape, isa: RegisterFile, cores: int) -> Iterator[WinogradPlan]:
-    for size in _TRANSFORMS:
+    for size in (2,) if conv.bfloat16 else _TRANSFORMS:
         tiles = WinogradShape(conv, size, 1).tiles
         for group in sorted({-(-tiles // count) for count in range(1, tiles + 1)}):
             tile = dividing_tile(group, conv.out_channels, isa)
@@ -76,10 +77,11 @@ def _cost(shape: WinogradShape, tile: RegisterTile, isa: RegisterFile, cores: in
     slower = max(1.0, tile_cost(tile, shape.group, k) / ideal)
     into, back = _TRANSFORMS[shape.size]
     transforms = made * (c * into + k * back) / isa.lanes
-    weights = shape.span**2 * c * k * 4 / _LINE
-    frequencies = shape.span**2 * (c + k) * 4 * shape.group
+    size = 4 // conv.dot
+    weights = shape.span**2 * c * k * size / _LINE
+    frequencies = shape.span**2 * (c * size + k * 4) * shape.group
     spilled = _SPILLED_LINE * frequencies / _LINE * shape.groups if frequencies > _NEAR else 0.0
-    work = shape.products / isa.lanes * slower + transforms + spilled
+    work = shape.products / isa.lanes / conv.dot * slower + transforms + spilled
     again = _AGAIN_LINE * weights * (shape.groups - 1)
     # groups are dealt to the cores; half of an uneven deal counts, as one thread has none
     uneven = -(-shape.groups // cores) * cores / shape.groups if shape.groups > 1 else 1.0
