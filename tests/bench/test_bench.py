@@ -174,6 +174,13 @@ def test_peers_isa_reaches_the_engine_that_has_a_switch(tmp_path: Path) -> None:
     assert "ONEDNN_MAX_CPU_ISA" not in process._environment(job(tmp_path, max_isa="avx2"))
 
 
+def test_two_threads(model: Path) -> None:
+    found = bench(model, threads=2, precisions=["float32"], rounds=QUICK)
+    assert (found.threads, [e.precision for e in found.engines]) == (2, ["float32"])
+    shared = any("2 threads shared 1 CPU(s)" in note for note in found.report)
+    assert shared == (len(os.sched_getaffinity(0)) == 1)
+
+
 def test_profile_and_peak(model: Path, tmp_path: Path) -> None:
     found = bench(model, rounds=QUICK, profile=True, peak=True)
     shown = json.loads(json.dumps(found.to_json()))

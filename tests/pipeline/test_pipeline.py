@@ -95,6 +95,7 @@ def test_int8_kernels_are_integer(model: Model) -> None:
         ("sse", {"mul+add"}, {"pmaddwd", "pmaddubsw"}),
         ("avx2", {"fma"}, {"pmaddwd", "pmaddubsw"}),
         ("vnni", {"fma"}, {"vpdpbusd"}),
+        ("amx", {"fma"}, {"vpdpbusd", "tdpbusd"}),
     ],
 )
 def test_kernels_name_their_instruction(
