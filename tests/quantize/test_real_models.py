@@ -7,20 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pytest
 
 from lepton_tvm import pipeline
 from lepton_tvm.frontend import load_model
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import quantize
+from lepton_tvm.quantization import QuantizeConfig, quantize
 from lepton_tvm.targets import parse_target
 from tests import zoo
 
 Array = npt.NDArray[Any]
 
 
-def _both(model: Model, calibration: Array, inputs: Array) -> tuple[Array, Array, Any]:
+def _both(
+    model: Model, calibration: Array, inputs: Array, config: QuantizeConfig | None = None
+) -> tuple[Array, Array, Any]:
     """Outputs of float and int8 for single samples, and the int8 kernels."""
-    made = quantize(model, calibration)
+    made = quantize(model, calibration, config=config)
     exact, int8 = pipeline.executor(model.module), pipeline.executor(made.module)
     kernels = pipeline.lower(made.module, parse_target("native")).kernels
     return (
@@ -34,16 +37,18 @@ def _sqnr(exact: Array, made: Array) -> float:
     return float(10 * np.log10((exact**2).sum() / ((made - exact) ** 2).sum()))
 
 
-def test_efficientnet_lite0_agrees_with_float() -> None:
+@pytest.mark.parametrize(("sum_bits", "decibels"), [(32, 22), (16, 20)])
+def test_efficientnet_lite0_agrees_with_float(sum_bits: int, decibels: float) -> None:
     model = load_model(zoo.path("efficientnet_lite0"), shapes={"input": (1, 3, 224, 224)})
     pictures, labels = zoo.imagenet()
     mirrored = pictures[:, :, :, ::-1]
     calibration = np.concatenate([pictures[:16], mirrored[:16]])
     inputs = np.concatenate([pictures, mirrored])
-    exact, made, kernels = _both(model, calibration, inputs)
+    config = QuantizeConfig(sum_bits=sum_bits)
+    exact, made, kernels = _both(model, calibration, inputs, config)
     agreement = (exact.argmax(1) == made.argmax(1)).mean()
     assert agreement >= 0.95
-    assert _sqnr(exact, made) > 18
+    assert _sqnr(exact, made) > decibels
     assert (made[:20].argmax(1) == labels).sum() >= (exact[:20].argmax(1) == labels).sum() - 1
     heavy = [k for k in kernels if k.macs]
     assert {k.precision for k in heavy} == {"int8"}
