@@ -26,7 +26,7 @@ from lepton_tvm.ir.graph import (
 )
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact
+from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact, uses_maddubs
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
@@ -174,6 +174,20 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             self.widened.append(self._name)
         return self._emit(kernel, x)
 
+    def _tile(
+        self, extent: int, channels: int, weight: Array, dot: int, row_bytes: int
+    ) -> RegisterTile:
+        # other units have tiles of many rows, for which the weights' way does not count
+        narrow = uses_maddubs(dot, self._isa) and weight.dtype == "int8"
+        return choose_tile(
+            extent,
+            channels,
+            self._isa,
+            1 if weight.dtype == "bfloat16" else dot,
+            row_bytes=row_bytes,
+            weight_bytes=weight.size // channels if narrow else 0,
+        )
+
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
         tiled = tiled_matmul(self.builder_, x, weight, leading, self._isa)
         if tiled is not None:
@@ -184,7 +198,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
 
         def made(dot: int) -> _Made:
             row_bytes = depth * weight.itemsize
-            tile = choose_tile(rows, columns, self._isa, 1 if wide else dot, row_bytes=row_bytes)
+            tile = self._tile(rows, columns, weight, dot, row_bytes)
             shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, wide)
             return _Made("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
 
@@ -216,7 +230,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             # the channels of a group are not padded, so lanes must divide them
             row_bytes = strides[1] * c * weight.itemsize
             tile = (
-                choose_tile(out_width, k, self._isa, 1 if wide else dot, row_bytes=row_bytes)
+                self._tile(out_width, k, weight, dot, row_bytes)
                 if groups == 1
                 else choose_channel_tile(
                     out_width,

@@ -81,3 +81,10 @@ def test_rows_that_share_a_cache_set_are_few() -> None:
     assert choose_tile(14, 1024, ISAS["vnni"], row_bytes=4096).rows <= 7
     assert choose_tile(14, 1024, ISAS["vnni"], row_bytes=3 * 4096).rows <= 7
     assert choose_tile(14, 1024, ISAS["vnni"], row_bytes=2048 + 64) == free
+
+
+def test_tiles_read_far_weights_for_several_rows() -> None:
+    near = choose_tile(7, 512, ISAS["avx2"], 8, weight_bytes=64)
+    far = choose_tile(7, 512, ISAS["avx2"], 8, weight_bytes=4608)
+    assert near.rows == 1
+    assert far.rows == 7

@@ -26,6 +26,8 @@ _TAIL_PENALTY = 1.1
 _WAYS, _SET_PERIOD = 7, 4096
 # Among equally fast tiles prefer fewer loads and fewer passes over the weights.
 _LOAD_WEIGHT = 0.15
+# Bytes of weights that stay in the first-level cache from tile to tile.
+_FIRST_LEVEL = 32 * 1024
 
 
 class RegisterFile(Protocol):
@@ -92,7 +94,13 @@ def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -
 
 
 def choose_tile(
-    extent: int, channels: int, isa: RegisterFile, dot: int = 1, *, row_bytes: int = 1
+    extent: int,
+    channels: int,
+    isa: RegisterFile,
+    dot: int = 1,
+    *,
+    row_bytes: int = 1,
+    weight_bytes: int = 0,
 ) -> RegisterTile:
     """The cheapest tile by a two-port model: multiply-adds, loads and wasted lanes.
 
@@ -100,13 +108,17 @@ def choose_tile(
     all rows of a product), `channels` the output channels, `dot` the products added at once.
     Smaller vectors are considered where the channels do not fill the large ones. Rows that lie
     `row_bytes` apart must not push each other out of the first-level cache, in which lines a
-    multiple of 4 KiB apart share a set.
+    multiple of 4 KiB apart share a set. A tile whose weights, `weight_bytes` an output channel,
+    are more than that cache holds reads them at half the speed.
     """
     step = _step(dot, isa)
     most_rows = _WAYS * (_SET_PERIOD // math.gcd(row_bytes, _SET_PERIOD))
     return min(
         _tiles(min(extent, most_rows), channels, isa, dot),
-        key=lambda t: (_cost(t, extent, channels, step), -t.rows),
+        key=lambda t: (
+            _cost(t, extent, channels, step, t.channels * weight_bytes > _FIRST_LEVEL),
+            -t.rows,
+        ),
     )
 
 
@@ -148,9 +160,9 @@ def tile_cost(tile: RegisterTile, extent: int, channels: int) -> float:
     return _cost(tile, extent, channels, _Step())
 
 
-def _cost(tile: RegisterTile, extent: int, channels: int, step: _Step) -> float:
+def _cost(tile: RegisterTile, extent: int, channels: int, step: _Step, far: bool = False) -> float:
     sums = tile.rows * tile.vectors * step.multiplications
-    loads = (tile.rows + tile.vectors) * step.words
+    loads = (tile.rows + tile.vectors * (2 if far else 1)) * step.words
     cycles = max(sums, loads, step.chains if sums < step.chains else 0) / 2
     cycles += _LOAD_WEIGHT * loads / 2
     row_waste = -(-extent // tile.rows) * tile.rows / extent
