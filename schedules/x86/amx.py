@@ -32,7 +32,8 @@ class AmxProduct:
     Order: share of the work (one thread: permission before, configuration and release inside), row
     blocks and column blocks, then the reduction with the sums in tile registers, which are stored
     once and go through the fused epilogue as vectors. Either rows or columns are the outer loop,
-    whichever reads fewer bytes again, as for `Matmul`.
+    whichever reads fewer bytes again, as for `Matmul`. With columns outside, the weights of the
+    next block are fetched while this one is multiplied.
     """
 
     name: str = "x86.amx"
@@ -97,6 +98,9 @@ def _nest(
         sch, "column_blocks_outermost", [0, 1], _columns_outermost(s, target.cores, parallel)
     )
     outer, inner = (columns, rows) if columns_out else (rows, columns)
+    # with more row blocks than lines in a step, multiplying takes far longer than fetching
+    prefetch = columns_out and columns > 1 and rows <= s.step // s.dot * s.column_tiles
+    prefetch = bool(prefetch and choices.pick(sch, "prefetch_weights", [0, 1], 1))
     most = min(outer, target.cores * _SHARES) if parallel else 1
     counts = sorted({min(outer, n) for n in (1, target.cores, most, outer)})
     shares = choices.pick(sch, "shares", counts, most)
@@ -107,7 +111,7 @@ def _nest(
     def nest(first: tirx.Expr, end: tirx.Expr, sums: tirx.Buffer) -> tirx.Stmt:
         o, i = tirx.Var("outer", "int32"), tirx.Var("inner", "int32")
         row, column = (i, o) if columns_out else (o, i)
-        block = block_nest(s, source, weight, sums, epilogue, row, column)
+        block = block_nest(s, source, weight, sums, epilogue, row, column, prefetch)
         inside = tirx.For(i, 0, inner, tirx.ForKind.SERIAL, block)
         return tirx.For(o, first, end - first, tirx.ForKind.SERIAL, inside)
 

@@ -6,6 +6,7 @@ is built here from the geometry; the epilogue is the fused function's own storin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import tvm_ffi
 from tvm import tirx
 
 from lepton_tvm.ir.kernels.tiles import LANES, TileShape
-from lepton_tvm.schedules.statements import Expr, Stmt, integer, loop, pointer, sequence
+from lepton_tvm.schedules.statements import Expr, Stmt, integer, loop, pointer, run, sequence
 from lepton_tvm.schedules.x86.amx_entry import tile_call
 
 __all__ = ["Epilogue", "block_nest"]
@@ -53,8 +54,13 @@ def block_nest(
     epilogue: Epilogue,
     rows: Expr,
     columns: Expr,
+    prefetch: bool,
 ) -> Stmt:
-    """One block of tiles: row block `rows` (over all images) and column block `columns`."""
+    """One block of tiles: row block `rows` (over all images) and column block `columns`.
+
+    `prefetch`: fetch a part of the next column block's weights in each step, so that they are there
+    after all row blocks.
+    """
     image, block = rows // s.row_blocks, rows % s.row_blocks
     starts, made = [], []
     last = s.lines * s.line_tiles - 1
@@ -68,7 +74,8 @@ def block_nest(
         made.append(tirx.Bind(var, tirx.convert(start)))
         starts.append(var)
     made += [tile_call("tilezero", _register(r)) for r in range(s.sum_registers)]
-    made.append(_reduction(s, source, weight, starts, columns))
+    ahead = _Ahead(weight, rows, s.images * s.row_blocks) if prefetch else None
+    made.append(_reduction(s, source, weight, starts, columns, ahead))
     for register in range(s.sum_registers):
         row, column = divmod(register, s.column_tiles)
         at = pointer(sums, 4 * (row * s.tile_rows * s.block + column * LANES))
@@ -78,8 +85,36 @@ def block_nest(
     return sequence(made)
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """Fetches the weights of the next column block during `passes` passes over this one's."""
+
+    weight: tirx.Buffer
+    number: Expr
+    passes: int
+
+    def lines(self, s: TileShape, step: Expr) -> list[Stmt]:
+        """A share of the lines of 64 bytes that `step` of the next block will load.
+
+        Into the second-level cache; past the last block it does nothing.
+        """
+        lines = s.step // s.dot * s.column_tiles
+        share = -(-lines // self.passes)
+        made = []
+        for line in range(share):
+            place = (step + math.prod(s.taps) * s.steps) * lines + self.number * share + line
+            at = pointer(self.weight, place * 64)
+            made.append(run(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", at, 0, 2, 1)))
+        return made
+
+
 def _reduction(
-    s: TileShape, source: tirx.Buffer, weight: tirx.Buffer, starts: list[Expr], columns: Expr
+    s: TileShape,
+    source: tirx.Buffer,
+    weight: tirx.Buffer,
+    starts: list[Expr],
+    columns: Expr,
+    ahead: _Ahead | None,
 ) -> Stmt:
     """Load and multiply, over all taps and steps of the depth.
 
@@ -97,7 +132,7 @@ def _reduction(
     def update(rh: Expr, rw: Expr, rs: Expr) -> Stmt:
         offset = s.offset(rh, rw) + s.start(rs)
         step = ((columns * s.taps[0] + rh) * s.taps[1] + rw) * s.steps + rs
-        made = []
+        made = ahead.lines(s, step) if ahead is not None else []
         for row in range(s.row_tiles):
             at = pointer(source, (starts[row] + offset) * item)
             made.append(tile_call("tileloadd64", _register(left(row)), at, stride))

@@ -114,7 +114,10 @@ def test_every_choice_computes_the_same(threads: int, monkeypatch: pytest.Monkey
     want = conv2d_reference(x, w, s)
     first = Answer()
     check(shape, "conv2d", x, w, want, first)
+    outermost = Answer("column_blocks_outermost", 1)
+    check(shape, "conv2d", x, w, want, outermost)
     assert set(first.asked) == {"column_blocks_outermost", "shares"}
+    assert set(outermost.asked) == {*first.asked, "prefetch_weights"}
     assert len(first.asked["shares"][0]) > 2
     for name, (candidates, _) in first.asked.items():
         for value in candidates:
@@ -128,6 +131,16 @@ def test_every_choice_computes_the_same(threads: int, monkeypatch: pytest.Monkey
             shares = value if name == "shares" else answer.asked["shares"][1]
             assert [a - b for a, b in zip(after, before, strict=True)] == [shares, shares]
             assert not emulator.configured()
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_weights_fetched_ahead_change_nothing(value: int) -> None:
+    shape = plan_matmul((1, 9, 9), 130, 200, 4).shape
+    assert shape.column_blocks > 1
+    x, w = data(4, (1, 9, 9, 130), (130, 200))
+    answer = Answer("prefetch_weights", value)
+    check(shape, "matmul", x, w, x.astype(np.float64) @ w.astype(np.float64), answer)
+    assert answer.asked["prefetch_weights"] == ([0, 1], 1)
 
 
 def test_the_step_over_the_depth_is_only_loads_and_products() -> None:
@@ -144,7 +157,7 @@ def test_the_step_over_the_depth_is_only_loads_and_products() -> None:
     cleared, stored = text.rindex("tilezero"), text.index("tilestored")
     lines = [line.split("#")[0].strip() for line in text[cleared:stored].splitlines()[1:]]
     code = [c for c in lines if c and not c.startswith(".") and not c.endswith(":")]
-    allowed = r"tileloadd|tdpbusd|add|sub|lea|inc|dec|mov[lq]|xorl|cmp|test|j[a-z]+"
+    allowed = r"tileloadd|tdpbusd|prefetch|add|sub|lea|inc|dec|mov[lq]|xorl|cmp|test|j[a-z]+"
     assert [c for c in code if not re.match(allowed, c) or "%rsp" in c] == []
     loads, products = (sum(c.startswith(n) for c in code) for n in ("tileloadd", "tdpbusd"))
     assert loads == products > 0
