@@ -27,7 +27,7 @@ def _unary(function: Callable[[te.Tensor], te.Tensor], name: str) -> Legalizatio
 
 
 def _float_only(op: str, function: Callable[[te.Tensor], te.Tensor], name: str) -> Legalization:
-    """The fast polynomial in float32; TVM's own lowering for every other type."""
+    """One call in float32, which `expand_math` makes a polynomial; TVM's lowering otherwise."""
     fast = _unary(function, name)
 
     def legalize(bb: relax.BlockBuilder, call: Expr) -> Expr:
@@ -54,12 +54,6 @@ def _nearbyint(x: te.Tensor) -> te.Tensor:
     return te.compute(x.shape, lambda *i: _rounded(x[i]), name="round")
 
 
-def _sigmoid(x: te.Tensor) -> te.Tensor:
-    one = tirx.const(1, "float32")
-    exp = topi.fast_exp(topi.negative(x))
-    return te.compute(x.shape, lambda *i: one / (one + exp[i]), name="sigmoid")
-
-
 def _softmax(bb: relax.BlockBuilder, call: Expr) -> Expr:
     data = call.args[0]
     if dtype_of(data) != "float32":
@@ -67,7 +61,7 @@ def _softmax(bb: relax.BlockBuilder, call: Expr) -> Expr:
     axis = int(call.attrs.axis)
     if _is_last(data, [axis]):
         return bb.call_te(rows.softmax, data, primfunc_name_hint="softmax")
-    return bb.call_te(lambda x: topi.nn.fast_softmax(x, axis), data, primfunc_name_hint="softmax")
+    return bb.call_te(lambda x: topi.nn.softmax(x, axis), data, primfunc_name_hint="softmax")
 
 
 def _log_softmax(bb: relax.BlockBuilder, call: Expr) -> Expr:
@@ -182,10 +176,10 @@ def _by_type(op: str, bfloat16: Legalization) -> Legalization:
 LEGALIZATIONS: dict[str, Legalization] = {
     "relax.astype": _astype,
     "relax.round": _unary(_nearbyint, "round"),
-    "relax.exp": _float_only("relax.exp", topi.fast_exp, "exp"),
-    "relax.erf": _float_only("relax.erf", topi.fast_erf, "erf"),
-    "relax.tanh": _float_only("relax.tanh", topi.fast_tanh, "tanh"),
-    "relax.sigmoid": _float_only("relax.sigmoid", _sigmoid, "sigmoid"),
+    "relax.exp": _float_only("relax.exp", topi.exp, "exp"),
+    "relax.erf": _float_only("relax.erf", topi.erf, "erf"),
+    "relax.tanh": _float_only("relax.tanh", topi.tanh, "tanh"),
+    "relax.sigmoid": _float_only("relax.sigmoid", topi.sigmoid, "sigmoid"),
     "relax.nn.avg_pool2d": _by_type("relax.nn.avg_pool2d", legalize_bfloat16.average_pool),
     "relax.nn.max_pool2d": _by_type("relax.nn.max_pool2d", legalize_bfloat16.max_pool),
     "relax.nn.softmax": _softmax,

@@ -8,7 +8,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-__all__ = ["map_children", "map_statements", "mentions", "substitute"]
+__all__ = ["children", "map_children", "map_statements", "mentions", "substitute"]
 
 _BINARY = (
     tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod, tirx.Min,
@@ -35,46 +35,49 @@ def map_statements(stmt: Any, change: Callable[[Any], Any]) -> Any:
     return stmt
 
 
-def map_children(expr: Any, change: Callable[[Any], Any]) -> Any:
-    """`expr` with `change` applied to its operands; leaves are returned as they are."""
+def children(expr: Any) -> list[Any]:
+    """The operands of `expr`; a leaf has none."""
     if isinstance(expr, _BINARY):
-        return type(expr)(change(expr.a), change(expr.b))
-    if isinstance(expr, tirx.Cast):
-        return tirx.Cast(str(expr.ty.dtype), change(expr.value))
-    if isinstance(expr, tirx.Not):
-        return tirx.Not(change(expr.a))
-    if isinstance(expr, tirx.Select):
-        return tirx.Select(
-            change(expr.condition), change(expr.true_value), change(expr.false_value)
-        )
-    if isinstance(expr, tirx.Ramp):
-        return tirx.Ramp(change(expr.base), change(expr.stride), expr.lanes)
-    if isinstance(expr, tirx.Broadcast):
-        return tirx.Broadcast(change(expr.value), expr.lanes)
-    if isinstance(expr, tirx.Let):
-        return tirx.Let(expr.var, change(expr.value), change(expr.body))
+        return [expr.a, expr.b]
     if isinstance(expr, tvm.ir.TensorLoad):
-        return tirx.BufferLoad(expr.source, [change(i) for i in expr.indices])
+        return list(expr.indices)
+    if isinstance(expr, tirx.Cast | tirx.Broadcast):
+        return [expr.value]
     if isinstance(expr, tvm.ir.Call):
-        return tvm.ir.Call(
-            expr.op, [change(a) for a in expr.args], expr.attrs, expr.ty_args, ret_ty=expr.ty
-        )
-    return expr
+        return list(expr.args)
+    if isinstance(expr, tirx.Not):
+        return [expr.a]
+    if isinstance(expr, tirx.Select):
+        return [expr.condition, expr.true_value, expr.false_value]
+    if isinstance(expr, tirx.Ramp):
+        return [expr.base, expr.stride]
+    if isinstance(expr, tirx.Let):
+        return [expr.value, expr.body]
+    return []
+
+
+def map_children(expr: Any, change: Callable[[Any], Any]) -> Any:
+    """`expr` with `change` applied to its operands; it is the same object where none changed."""
+    old = children(expr)
+    new = [change(child) for child in old]
+    if all(a.same_as(b) for a, b in zip(old, new, strict=True)):
+        return expr
+    if isinstance(expr, tvm.ir.TensorLoad):
+        return tirx.BufferLoad(expr.source, new)
+    if isinstance(expr, tirx.Cast):
+        return tirx.Cast(str(expr.ty.dtype), *new)
+    if isinstance(expr, tirx.Ramp | tirx.Broadcast):
+        return type(expr)(*new, expr.lanes)
+    if isinstance(expr, tirx.Let):
+        return tirx.Let(expr.var, *new)
+    if isinstance(expr, tvm.ir.Call):
+        return tvm.ir.Call(expr.op, new, expr.attrs, expr.ty_args, ret_ty=expr.ty)
+    return type(expr)(*new)
 
 
 def mentions(expr: Any, var: Any) -> bool:
     """Whether `var` occurs in `expr`."""
-    if expr.same_as(var):
-        return True
-    found = False
-
-    def look(child: Any) -> Any:
-        nonlocal found
-        found = found or mentions(child, var)
-        return child
-
-    map_children(expr, look)
-    return found
+    return bool(expr.same_as(var)) or any(mentions(child, var) for child in children(expr))
 
 
 def substitute(expr: Any, var: Any, value: Any) -> Any:
