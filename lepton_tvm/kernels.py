@@ -142,7 +142,7 @@ def _isa(rule: str | None, precision: str, target: Target) -> str:
 
 def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
     if anchor is not None:
-        return str(anchor["lepton.operand"]).replace("uint8", "int8")
+        return str(anchor["lepton.operand"]).replace("uint8", "int8").removesuffix("x4")
     types = [str(b.dtype).removeprefix("T.") for b in (buffers[0], buffers[-1])]
     floats = [t in _FLOATS for t in types]
     if all(floats):

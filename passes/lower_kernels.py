@@ -27,11 +27,13 @@ from lepton_tvm.ir.graph import (
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact, uses_maddubs
+from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, plan_winograd
 from lepton_tvm.passes.base import PassReport, Skipped
+from lepton_tvm.passes.first_layer import first_layer
 from lepton_tvm.passes.lower_batch_matmul import (
     keeps_columns,
     lower_batch_matmul,
@@ -95,13 +97,18 @@ class LowerKernels:
 
 @dataclass(frozen=True)
 class _Made:
-    """A kernel with its extents, its register tile and the weights packed for both."""
+    """A kernel with its extents, its register tile and the weights packed for both.
+
+    `prepare` makes what it reads from `source`; without it the kernel reads the op's own operand.
+    """
 
     name: str
     kernel: Callable[..., Any]
     shape: ConvShape | MatmulShape
     tile: RegisterTile
     packed: Array
+    source: Expr = None
+    prepare: Callable[[Any], Any] | None = None
 
 
 @mutator
@@ -248,7 +255,11 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             if depthwise:
                 packed = pack_depthwise_weight(weight, shape)
                 return _Made("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
-            return _Made("conv2d", conv2d, shape, tile, pack_conv2d_weight(weight, shape))
+            packed = pack_conv2d_weight(weight, shape)
+            found = first_layer(x, shape, self.lookup_binding, self._isa)
+            if found is not None:
+                return _first_layer(shape, tile, packed, *found)
+            return _Made("conv2d", conv2d, shape, tile, packed)
 
         depth = 1 if depthwise else c // groups
         return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
@@ -269,6 +280,11 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
 
     def _emit(self, made: _Made, x: Expr) -> Expr:
         tile, shape = made.tile, made.shape
+        if made.prepare is not None:
+            prepared = self.builder_.call_te(
+                made.prepare, made.source, primfunc_name_hint="pack_image"
+            )
+            x = self.builder_.emit(prepared)
         notes = {
             "lepton.lanes": tile.lanes,
             "lepton.vectors": tile.vectors,
@@ -295,6 +311,15 @@ def _notes(widened: list[str]) -> tuple[str, ...]:
         "byte products can exceed 16 bits; quantize for this target, or with weight_bits=7, to "
         "make them faster",
     )
+
+
+def _first_layer(
+    shape: ConvShape, tile: RegisterTile, packed: Array, source: Expr, image: Image
+) -> _Made:
+    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
+        return image_conv2d(a, b, image, notes)
+
+    return _Made("conv2d", kernel, shape, tile, packed, source, lambda a: pack_image(a, image))
 
 
 def _winograd(weight: Array, plan: WinogradPlan) -> _Made:

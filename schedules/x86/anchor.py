@@ -129,7 +129,7 @@ def finish_tile(
     sch.unroll(vectors)
     sch.unroll(rows)
     vectorize_inner(sch, anchor.store, anchor.lanes)
-    if anchor.operand != "uint8":
+    if not anchor.operand.startswith("uint8"):
         _unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
 
 

@@ -15,6 +15,7 @@ from tvm.script import tirx as T
 
 from lepton_tvm.ir.bfloat16 import dot_helper
 from lepton_tvm.ir.kernels.conv2d import product
+from lepton_tvm.ir.kernels.image import byte_of
 from lepton_tvm.schedules.x86.anchor import Anchor
 from lepton_tvm.targets import Isa
 
@@ -119,6 +120,8 @@ def dot_intrinsic(isa: Isa, anchor: Anchor) -> str:
     32-bit word of A; C is int32 in a local buffer. Without VNNI B must be such that the sums of
     bytes fit 16 bits. For bfloat16 A and B are pairs of it (A as uint16 in a copy), C is float32.
     """
+    if anchor.operand == "uint8x4":
+        return _word_dot_intrinsic(isa, anchor.lanes)
     copied = anchor.operand == "bfloat16" and anchor.pad is not None
     operand = "uint16" if copied else anchor.operand
     return _dot_intrinsic(isa, anchor.lanes, anchor.dot, operand)
@@ -195,6 +198,50 @@ def _dot_intrinsic(isa: Isa, lanes: int, dot: int, operand: str) -> str:
 
     desc = one_word if steps == 1 else several_words
     return _register(f"lepton.{unit.name}_dot_{lanes}", desc, impl)
+
+
+@functools.cache
+def _word_dot_intrinsic(isa: Isa, lanes: int) -> str:
+    """The same for one word of four bytes (`byte_of`) as A and plain B [lanes, 4]; needs VNNI."""
+    unit = _unit(isa, lanes, 4, "uint8")
+
+    @T.prim_func(s_tir=True)
+    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = T.match_buffer(a, (1,), "int32", offset_factor=1)
+        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
+        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:1], B[0:lanes, 0:4])
+            T.writes(C[0:lanes])
+            for i in T.serial(0, lanes):
+                with T.sblock("update"):
+                    vi = T.axis.spatial(lanes, i)
+                    C[vi] = C[vi] + _sum_of_bytes(A, B, vi)
+
+    @T.prim_func(s_tir=True)
+    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = T.match_buffer(a, (1,), "int32", offset_factor=1)
+        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
+        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:1], B[0:lanes, 0:4])
+            T.writes(C[0:lanes])
+            C[T.ramp(0, 1, lanes)] = unit.multiply_add(
+                C.vload([0], dtype=f"int32x{lanes}"),
+                [T.broadcast(A[0], lanes)],
+                [B.vload([0, 0], dtype=f"int8x{lanes * 4}")],
+            )
+
+    return _register(f"lepton.{unit.name}_word_dot_{lanes}", desc, impl)
+
+
+def _sum_of_bytes(A: Any, B: Any, lane: Any) -> Any:
+    """The expression that `image_conv2d` sums, term by term in the same order."""
+    total = None
+    for byte in range(4):
+        product = byte_of(A[0], byte) * T.cast(B[lane, byte], "int32")
+        total = product if total is None else total + product
+    return total
 
 
 @functools.cache

@@ -15,13 +15,17 @@ from lepton_tvm.ir.kernels.dot import in_words
 __all__ = ["depthwise_int8", "lines_per_word", "pack_depthwise_int8_weight", "shifted_words"]
 
 
+_MOST_LINES = 2
+
+
 def lines_per_word(kernel: int, stride: int, dilation: int, dot: int) -> int:
     """How many output lines the words of one read: filters rarely fill the `dot` rows of a word.
 
-    A 3x3 filter reads three rows, a word of four bytes holds what two output lines read.
+    A 3x3 filter reads three rows, a word of four bytes holds what two output lines read. More than
+    two lines were not faster, and each stores its own shifted copy of the filter.
     """
     rows = -(-kernel // dot) * dot
-    return 1 if dilation > 1 else (rows - kernel) // stride + 1
+    return 1 if dilation > 1 else min(_MOST_LINES, (rows - kernel) // stride + 1)
 
 
 def pack_depthwise_int8_weight(weight: Array, shape: ConvShape) -> Array:

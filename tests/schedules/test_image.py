@@ -1,0 +1,107 @@
+"""First layers that read a padded channels-first image: exact in int8, to rounding in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te
+
+from lepton_tvm.ir.graph import Array
+from lepton_tvm.ir.kernels.conv2d import ConvShape, pack_conv2d_weight
+from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
+from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.schedules.base import Defaults
+from lepton_tvm.schedules.x86.conv2d import Conv2d
+from lepton_tvm.schedules.x86.elementwise import Elementwise
+from lepton_tvm.targets import ISAS, best_isa, parse_target
+from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
+
+# batch, height, width, channels, filters, kernel, strides, padding, dilation
+LAYERS = {
+    "7x7 stride 2": (1, 23, 31, 3, 33, (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
+    "3x3 asymmetric": (2, 9, 16, 3, 8, (3, 3), (2, 2), (0, 0, 1, 1), (1, 1)),
+    "5x3 dilated": (1, 12, 17, 1, 20, (5, 3), (1, 1), (4, 2, 4, 2), (2, 2)),
+    "4 channels, no padding": (1, 5, 40, 4, 16, (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "wide padding": (1, 4, 5, 2, 16, (3, 3), (1, 1), (2, 20, 0, 9), (1, 1)),
+}
+
+
+def _layer(name: str, isa: str, integer: bool) -> tuple[Image, dict[str, int]]:
+    n, h, w, c, k, kernel, strides, padding, dilation = LAYERS[name]
+    dot = 4 if integer else 1
+    shape = ConvShape(
+        n, h, w, c, k, kernel, strides, padding, dilation, 1, dot, rows=1, block=1,
+        pad_value=200 if integer else 0,
+    )  # fmt: skip
+    tile = choose_tile(shape.out_width, k, ISAS[isa], dot)
+    shape = ConvShape(
+        n, h, w, c, k, kernel, strides, padding, dilation, 1, dot, tile.rows, tile.channels,
+        pad_value=shape.pad_value,
+    )  # fmt: skip
+    notes = {
+        "lepton.lanes": tile.lanes,
+        "lepton.vectors": tile.vectors,
+        "lepton.rows": tile.rows,
+        "lepton.dot": dot,
+    }
+    return Image(shape), notes
+
+
+def _packed(x: Array, image: Image) -> Array:
+    """What `pack_image` makes of an NHWC image, by NumPy."""
+    s = image.conv
+    bytes_ = 4 if s.dot > 1 else s.channels
+    shape = (s.batch, image.lines, image.pitch, bytes_)
+    made = np.full(shape, s.pad_value, dtype=x.dtype)
+    top = s.padding[0] + 1
+    made[:, top : top + s.height, : s.width] = 0
+    made[:, top : top + s.height, : s.width, : s.channels] = x
+    if s.dot > 1:
+        return made.view("<i4").reshape(s.batch, 1, image.lines, image.pitch)
+    return np.ascontiguousarray(made.transpose(0, 3, 1, 2))
+
+
+CASES = [(isa, False) for isa in ("sse", "avx2", "vnni")] + [
+    (name, True) for name, isa in ISAS.items() if isa.vnni
+]
+
+
+@pytest.mark.parametrize(("isa", "integer"), CASES)
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_convolution_equals_numpy(layer: str, isa: str, integer: bool) -> None:
+    needs(isa)
+    image, notes = _layer(layer, isa, integer)
+    s = image.conv
+    x, w = operands(
+        np.random.default_rng(3), integer,
+        (s.batch, s.height, s.width, s.channels), (*s.kernel, s.channels, s.out_channels),
+    )  # fmt: skip
+    got = run_kernel(
+        lambda a, b: image_conv2d(a, b, image, notes),
+        Conv2d(), isa, _packed(x, image), pack_conv2d_weight(w, s),
+    )  # fmt: skip
+    want = conv2d_reference(x, w, s)
+    np.testing.assert_allclose(got, want, rtol=0, atol=0 if integer else 1e-4)
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_packing_equals_numpy(layer: str, integer: bool) -> None:
+    target = parse_target("native")
+    image, _ = _layer(layer, best_isa().name, integer)
+    s = image.conv
+    x, _ = operands(
+        np.random.default_rng(4), integer, (s.batch, s.height, s.width, s.channels), (1, 1)
+    )
+    planes = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    source = te.placeholder(planes.shape, str(x.dtype), "x")
+    func = te.create_prim_func([source, pack_image(source, image)])
+    sch = Elementwise().apply(func, target, Defaults())
+    assert sch is not None
+    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    want = _packed(x, image)
+    got = tvm.runtime.empty(want.shape, str(want.dtype))
+    built["main"](tvm.runtime.tensor(planes), got)
+    np.testing.assert_array_equal(got.numpy(), want)
