@@ -77,6 +77,8 @@ def _lanes_over_kept_axis(
 ) -> None:
     extent = int(sch.get(spatial[-1]).extent)
     wide = next((lanes * v for v in range(_REGISTERS, 0, -1) if extent % (lanes * v) == 0), None)
+    if wide is None and extent > lanes and extent % (lanes // 2) == 0:
+        wide = lanes // 2  # whole registers of half the width: LLVM takes odd vectors apart badly
     if wide is None:
         wide = extent if extent <= _REGISTERS * lanes else None
     if wide is None:
