@@ -112,8 +112,16 @@ def _at(bounds: list[Any], lane: Any, value: int) -> Any:
     for bound in bounds:
         if not isinstance(bound, tirx.LT) or mentions(bound.b, lane):
             raise _NotHere
-        parts.append(substitute(bound, lane, tirx.const(value, str(lane.ty.dtype))))
+        first, second, here = (_with_lane(bound.a, lane, v) for v in (0, 1, value))
+        step = sym.Analyzer().simplify(second - first)
+        if not isinstance(step, tirx.IntImm) or int(step) < 0:
+            raise _NotHere
+        parts.append(here < bound.b)
     return tirx.all(*parts) if len(parts) > 1 else parts[0]
+
+
+def _with_lane(expr: Any, lane: Any, value: int) -> Any:
+    return substitute(expr, lane, tirx.const(value, str(lane.ty.dtype)))
 
 
 def _without_guards(store: Any, lane: Any, selects: list[Any]) -> Any:

@@ -116,3 +116,13 @@ def test_gathers_stay_scalar_and_right() -> None:
     mod = scheduled(transposed, [(21, 5), (1,)], "float32", 16)
     got = answer(mod, "sse", [x, np.zeros(1, "f4")], (5, 21), "float32")
     np.testing.assert_array_equal(got, x.T)
+
+
+def test_bounds_that_fall_with_the_lane_are_left_alone() -> None:
+    lane = tirx.Var("j", "int32")
+    x, y = (tirx.decl_buffer((16,), "float32", n) for n in "xy")
+    for bound, handled in ((lane + 3 < 16, True), (20 - lane < 16, False)):
+        guarded = tirx.IfThenElse(bound, tirx.BufferStore(y, x[lane] + 1.0, [lane]), None)
+        loop = tirx.For(lane, 0, 16, tirx.ForKind.VECTORIZED, guarded)
+        made = masked_module._vector_loop(loop, tvm.sym.Analyzer())
+        assert made.same_as(loop) is not handled
