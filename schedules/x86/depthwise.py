@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.ir.kernels.depthwise import MOST_TILES
-from lepton_tvm.schedules.base import Choices, new_schedule
+from lepton_tvm.schedules.base import Choices, block_notes, new_schedule
 from lepton_tvm.schedules.x86.anchor import (
     find_anchor,
     finish_tile,
@@ -66,7 +65,7 @@ class DepthwiseConv2d:
             sch.unroll(loop)
         if anchor.dot == 1:
             sch.unroll(rh)
-            if anchor.pad is None and int(sch.get(wo).extent) <= MOST_TILES:
+            if block_notes(sch, anchor.reduction)["lepton.unrolled"]:
                 sch.unroll(wo)
         intrinsic = (
             lanewise_dot_intrinsic(target.level, anchor.lanes, anchor.dot)

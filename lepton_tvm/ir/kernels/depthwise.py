@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.depthwise_int8 import depthwise_int8, pack_depthwise_int8_weight
 
-__all__ = ["MOST_TILES", "depthwise_conv2d", "pack_depthwise_weight", "reads_in_place"]
+__all__ = ["depthwise_conv2d", "pack_depthwise_weight", "reads_in_place"]
 
-# Tiles of a line, each of which becomes code of its own: a kilobyte for a 3x3 filter.
-MOST_TILES = 16
+# Multiplications that the tiles of a line, each of which is code of its own, may amount to: more of
+# them take LLVM seconds.
+_MOST_CODE = 1024
 
 
 def pack_depthwise_weight(weight: Array, shape: ConvShape) -> Array:
@@ -47,7 +49,8 @@ def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te
     rows_beyond = top > 0 or bottom > 0
     columns_beyond = left > 0 or s.width_read - left > s.width
     source = x
-    if not reads_in_place(s) and (rows_beyond or columns_beyond):
+    in_place = reads_in_place(s, tile["lepton.vectors"])
+    if not in_place and (rows_beyond or columns_beyond):
         source = _padded(x, s)
         top = left = 0
         rows_beyond = columns_beyond = False
@@ -70,15 +73,17 @@ def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te
             product = tirx.if_then_else(edge, product, tirx.const(0, "float32"))
         return te.sum(product, axis=[rh, rw])
 
-    return _stored(s, term, {"lepton.operand": element_type(x), **tile})
+    notes = {"lepton.operand": element_type(x), "lepton.unrolled": int(in_place), **tile}
+    return _stored(s, term, notes)
 
 
-def reads_in_place(s: ConvShape) -> bool:
+def reads_in_place(s: ConvShape, vectors: int) -> bool:
     """Whether the float kernel reads the image itself instead of a padded copy.
 
     A copy costs a third to a half of the time, but every tile of a line becomes code of its own.
+    `vectors` are the registers of channels of a tile.
     """
-    return s.out_width_padded // s.rows <= MOST_TILES
+    return s.out_width_padded * vectors * math.prod(s.kernel) <= _MOST_CODE
 
 
 def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
