@@ -248,7 +248,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             )
             shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels)
             # where there are tile registers, what they leave is too small for transforms
-            may = self._winograd and not (wide and self._isa.amx)
+            # TVM refuses the schedule for some batches above 1; the generic rule would be left
+            may = self._winograd and n == 1 and not (wide and self._isa.amx)
             plan = plan_winograd(shape, self._isa, self._cores) if may else None
             if plan is not None:
                 return _winograd(weight, plan)
