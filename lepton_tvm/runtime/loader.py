@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ __all__ = ["check_machine", "load"]
 _CPU = 1  # DLPack's kDLCPU
 _POOLED = 2  # the VM's pooled allocator
 _MAX_THREADS = 1024
+_loaded: dict[str, str] = {}  # path -> sha256 of what was first loaded from there
+_loaded_lock = threading.Lock()
 
 
 def load(path: str | Path, threads: int = 1) -> Net:
@@ -36,7 +42,7 @@ def load(path: str | Path, threads: int = 1) -> Net:
     manifest, sha256 = verify(path)
     check_machine(manifest, str(path))
     _check_version(manifest, str(path))
-    machine = _machine(Path(path))
+    machine = _machine(Path(path), sha256)
     return Net(machine, manifest, sha256=sha256, path=Path(path), threads=threads)
 
 
@@ -75,15 +81,32 @@ def _release(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _machine(path: Path) -> Any:
-    # The loader of the system looks a bare name up in its own search path.
-    library = os.path.abspath(path)
+def _machine(path: Path, sha256: str) -> Any:
     try:
-        machine = ffi().load_module(library)["vm_load_executable"]()
+        with _library_file(path, sha256) as library:
+            machine = ffi().load_module(library)["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
     except (RuntimeError, AttributeError, ValueError) as e:
         raise ArtifactError(f"artifact {path} cannot be loaded: {_last_line(e)}") from e
     return machine
+
+
+@contextmanager
+def _library_file(path: Path, sha256: str) -> Iterator[str]:
+    """A path under which the system's loader finds just these bytes.
+
+    It knows libraries by their path and would answer with the old code where a file that this
+    process has loaded was compiled anew: then the new bytes are loaded from a copy.
+    """
+    # The loader of the system looks a bare name up in its own search path.
+    library = os.path.realpath(path)
+    with _loaded_lock:
+        known = _loaded.setdefault(library, sha256)
+    if known == sha256:
+        yield library
+        return
+    with tempfile.TemporaryDirectory(prefix="lepton-") as scratch:
+        yield shutil.copyfile(library, os.path.join(scratch, path.name))
 
 
 def _last_line(error: Exception) -> str:

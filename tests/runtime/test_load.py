@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lepton_tvm import runtime
@@ -149,3 +150,17 @@ def test_version_is_read_without_importing_tvm() -> None:
 def test_bad_thread_counts(path: Path, threads: Any) -> None:
     with pytest.raises(InputError, match="threads must be"):
         runtime.load(path, threads=threads)
+
+
+def test_a_file_compiled_anew_runs_its_new_code(tmp_path: Path) -> None:
+    """The system's loader knows libraries by their path and would give the old one again."""
+    path = tmp_path / "model.so"
+    x = np.ones((2, 8), "float32")
+    toy.write(path, toy.dense(1.0))
+    first = runtime.load(path)
+    before = first(x)
+    toy.write(path, toy.dense(3.0))
+    again = runtime.load(path)
+    assert again.sha256 != first.sha256
+    np.testing.assert_allclose(again(x), 3 * before, rtol=1e-6)
+    np.testing.assert_array_equal(first(x), before)
