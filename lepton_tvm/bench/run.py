@@ -77,7 +77,8 @@ def bench(
     report: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lepton_tvm_bench_") as folder, ExitStack() as stack:
         scratch = Path(folder)
-        _write_calibration(source, calibration, scratch / "calibration", seed, report)
+        if "int8" in wanted:
+            _write_calibration(source, calibration, scratch / "calibration", seed, report)
         write_arrays(scratch / "inputs.npz", random_inputs(source.inputs, seed))
         engines: dict[str, EngineProcess] = {}
         ours = _compiled(source, wanted, goal, scratch, report, say)
