@@ -27,11 +27,9 @@ from lepton_tvm.ir.graph import (
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact, uses_maddubs
-from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
-from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
-from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, plan_winograd
+from lepton_tvm.ir.kernels.winograd_plan import plan_winograd
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.first_layer import first_layer
 from lepton_tvm.passes.lower_batch_matmul import (
@@ -40,6 +38,11 @@ from lepton_tvm.passes.lower_batch_matmul import (
     why_no_batch_matmul,
 )
 from lepton_tvm.passes.lower_tiles import tiled_conv2d, tiled_matmul
+from lepton_tvm.passes.packed_kernel import (
+    PackedKernel,
+    first_layer_kernel,
+    winograd_kernel,
+)
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.targets import ISAS, Isa, Target
 
@@ -93,22 +96,6 @@ class LowerKernels:
             self.name, lowering.changed, _notes(lowering.widened), skipped=tuple(lowering.skipped)
         )
         return lowered, report
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A kernel with its extents, its register tile and the weights packed for both.
-
-    `prepare` makes what it reads from `source`; without it the kernel reads the op's own operand.
-    """
-
-    name: str
-    kernel: Callable[..., Any]
-    shape: ConvShape | MatmulShape
-    tile: RegisterTile
-    packed: Array
-    source: Expr = None
-    prepare: Callable[[Any], Any] | None = None
 
 
 @mutator
@@ -171,7 +158,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         self.changed += 1
         return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa, permutation)
 
-    def _emit_first(self, dots: tuple[int, ...], made: Callable[[int], _Made], x: Expr) -> Expr:
+    def _emit_first(
+        self, dots: tuple[int, ...], made: Callable[[int], PackedKernel], x: Expr
+    ) -> Expr:
         """The kernel with the first of `dots` whose sums are exact with these weights."""
         for dot in dots:
             kernel = made(dot)
@@ -203,11 +192,11 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         wide = weight.dtype == "bfloat16"
         rows = max(1, math.prod(leading))
 
-        def made(dot: int) -> _Made:
+        def made(dot: int) -> PackedKernel:
             row_bytes = depth * weight.itemsize
             tile = self._tile(rows, columns, weight, dot, row_bytes)
             shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, wide)
-            return _Made("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
+            return PackedKernel("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
 
         return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
 
@@ -233,7 +222,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         if tiled is not None:
             return tiled
 
-        def made(dot: int) -> _Made:
+        def made(dot: int) -> PackedKernel:
             # the channels of a group are not padded, so lanes must divide them
             row_bytes = strides[1] * c * weight.itemsize
             tile = (
@@ -252,15 +241,15 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             may = self._winograd and n == 1 and not (wide and self._isa.amx)
             plan = plan_winograd(shape, self._isa, self._cores) if may else None
             if plan is not None:
-                return _winograd(weight, plan)
+                return winograd_kernel(weight, plan)
             if depthwise:
                 packed = pack_depthwise_weight(weight, shape)
-                return _Made("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
+                return PackedKernel("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
             packed = pack_conv2d_weight(weight, shape)
             found = first_layer(x, shape, self.lookup_binding, self._isa)
             if found is not None:
-                return _first_layer(shape, tile, packed, *found)
-            return _Made("conv2d", conv2d, shape, tile, packed)
+                return first_layer_kernel(shape, tile, packed, *found)
+            return PackedKernel("conv2d", conv2d, shape, tile, packed)
 
         depth = 1 if depthwise else c // groups
         return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
@@ -279,7 +268,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         # pad_width is before, after for each axis of NHWC
         return made.args[0], (width[2], width[4], width[3], width[5]), int(made.attrs.pad_value)
 
-    def _emit(self, made: _Made, x: Expr) -> Expr:
+    def _emit(self, made: PackedKernel, x: Expr) -> Expr:
         tile, shape = made.tile, made.shape
         if made.prepare is not None:
             prepared = self.builder_.call_te(
@@ -312,24 +301,6 @@ def _notes(widened: list[str]) -> tuple[str, ...]:
         "byte products can exceed 16 bits; quantize for this target, or with weight_bits=7, to "
         "make them faster",
     )
-
-
-def _first_layer(
-    shape: ConvShape, tile: RegisterTile, packed: Array, source: Expr, image: Image
-) -> _Made:
-    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
-        return image_conv2d(a, b, image, notes)
-
-    return _Made("conv2d", kernel, shape, tile, packed, source, lambda a: pack_image(a, image))
-
-
-def _winograd(weight: Array, plan: WinogradPlan) -> _Made:
-    packed = pack_winograd_weight(weight, plan.shape)
-
-    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
-        return winograd_conv2d(a, b, plan.shape, notes)
-
-    return _Made("winograd_conv2d", kernel, plan.shape.conv, plan.tile, packed)
 
 
 def _check_units(mod: tvm.IRModule, target: Target) -> None:

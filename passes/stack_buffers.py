@@ -35,12 +35,12 @@ def stack_buffers(mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
 
 def _marked(stmt: Any) -> Any:
     """`stmt` with its small allocations annotated."""
-    if isinstance(stmt, tirx.AllocBuffer):
-        if not _is_small(stmt.buffer):
-            return stmt
-        notes = {**dict(stmt.annotations.items()), _ON_STACK: tirx.IntImm("int32", 1)}
-        return tirx.AllocBuffer(stmt.buffer, notes, stmt.span)
-    return map_statements(stmt, _marked)
+    if not isinstance(stmt, tirx.AllocBuffer):
+        return map_statements(stmt, _marked)
+    if not _is_small(stmt.buffer):
+        return stmt
+    notes = {**dict(stmt.annotations.items()), _ON_STACK: tirx.IntImm("int32", 1)}
+    return tirx.AllocBuffer(stmt.buffer, notes, stmt.span)
 
 
 def _is_small(buffer: Any) -> bool:

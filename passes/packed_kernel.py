@@ -1,0 +1,57 @@
+"""A kernel that is ready to be emitted: loop nest, extents, register tile and packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_tvm.ir.graph import Array, Expr
+from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
+from lepton_tvm.ir.kernels.matmul import MatmulShape
+from lepton_tvm.ir.kernels.register_tile import RegisterTile
+from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
+from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan
+
+__all__ = ["PackedKernel", "first_layer_kernel", "winograd_kernel"]
+
+
+@dataclass(frozen=True)
+class PackedKernel:
+    """A kernel with its extents, its register tile and the weights packed for both.
+
+    `kernel` takes the operand, the weights, `shape` and the annotations of its reduction block.
+    `prepare` makes what it reads from `source`; without it the kernel reads the op's own operand.
+    """
+
+    name: str
+    kernel: Callable[..., Any]
+    shape: ConvShape | MatmulShape
+    tile: RegisterTile
+    packed: Array
+    source: Expr = None
+    prepare: Callable[[Any], Any] | None = None
+
+
+def first_layer_kernel(
+    shape: ConvShape, tile: RegisterTile, packed: Array, source: Expr, image: Image
+) -> PackedKernel:
+    """A convolution that reads `source`, a channels-first image, through `pack_image`."""
+
+    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
+        return image_conv2d(a, b, image, notes)
+
+    return PackedKernel(
+        "conv2d", kernel, shape, tile, packed, source, lambda a: pack_image(a, image)
+    )
+
+
+def winograd_kernel(weight: Array, plan: WinogradPlan) -> PackedKernel:
+    """The convolution of `plan`, with HWIO `weight` transformed."""
+    packed = pack_winograd_weight(weight, plan.shape)
+
+    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
+        return winograd_conv2d(a, b, plan.shape, notes)
+
+    return PackedKernel("winograd_conv2d", kernel, plan.shape.conv, plan.tile, packed)
