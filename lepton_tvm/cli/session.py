@@ -8,10 +8,12 @@ import inspect
 import json
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import IO, Any
 
 import typer
@@ -83,13 +85,45 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(step)
 
 
+class _Interrupt:
+    """Notes Ctrl-C while it is entered: inside TVM, KeyboardInterrupt turns into RuntimeError."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupt:
+        # where it is ignored (a job in the background of a script), it stays so
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
+
+
 def _answer(work: Callable[[], Output], as_json: bool, stdout: IO[str]) -> int:
+    with _Interrupt() as interrupt:
+        return _worked(work, as_json, stdout, interrupt)
+
+
+def _worked(
+    work: Callable[[], Output], as_json: bool, stdout: IO[str], interrupt: _Interrupt
+) -> int:
+    stopped = "interrupted; nothing unfinished was kept"
     try:
         output = work()
         _write(output.data if as_json else output.show, as_json, stdout)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing unfinished was kept", 1, as_json, stdout)
+        return _fail(stopped, 1, as_json, stdout)
     except LeptonError as error:
+        if interrupt.came:
+            return _fail(stopped, 1, as_json, stdout)
         return _fail(str(error), error.exit_code, as_json, stdout)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
@@ -97,6 +131,8 @@ def _answer(work: Callable[[], Output], as_json: bool, stdout: IO[str]) -> int:
     except (typer.Exit, typer.BadParameter):
         raise
     except Exception as error:
+        if interrupt.came:
+            return _fail(stopped, 1, as_json, stdout)
         told = " ".join(str(error).split()) or "no message"
         text = f"unexpected {type(error).__name__}: {told[:600]}"
         hint = "" if _debug else " (run again with --debug for the traceback)"

@@ -145,7 +145,8 @@ def test_interrupted_compile_leaves_nothing(after: str, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert out == ""
-    assert err.splitlines()[-1] == "error: interrupted; nothing unfinished was kept"
+    # TVM may log a line of its own behind it
+    assert "error: interrupted; nothing unfinished was kept" in err.splitlines()
     assert "Traceback" not in err
     # ONNX Runtime, which onnxslim imports, leaves a hidden file of its own.
     assert [p for p in (tmp_path / "tmp").iterdir() if not p.name.startswith(".")] == []
