@@ -15,7 +15,6 @@ from tvm.script import tirx as T
 
 from lepton_tvm.ir.bfloat16 import dot_helper
 from lepton_tvm.ir.kernels.conv2d import product
-from lepton_tvm.ir.kernels.image import byte_of
 from lepton_tvm.schedules.x86.anchor import Anchor
 from lepton_tvm.targets import Isa
 
@@ -121,7 +120,7 @@ def dot_intrinsic(isa: Isa, anchor: Anchor) -> str:
     bytes fit 16 bits. For bfloat16 A and B are pairs of it (A as uint16 in a copy), C is float32.
     """
     if anchor.operand == "uint8x4":
-        return _word_dot_intrinsic(isa, anchor.lanes)
+        return _word_intrinsic(isa, anchor.lanes, anchor.dot, 1)
     copied = anchor.operand == "bfloat16" and anchor.pad is not None
     operand = "uint16" if copied else anchor.operand
     return _dot_intrinsic(isa, anchor.lanes, anchor.dot, operand)
@@ -200,96 +199,59 @@ def _dot_intrinsic(isa: Isa, lanes: int, dot: int, operand: str) -> str:
     return _register(f"lepton.{unit.name}_dot_{lanes}", desc, impl)
 
 
-@functools.cache
-def _word_dot_intrinsic(isa: Isa, lanes: int) -> str:
-    """The same for one word of four bytes (`byte_of`) as A and plain B [lanes, 4]; needs VNNI."""
-    unit = _unit(isa, lanes, 4, "uint8")
-
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (1,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:1], B[0:lanes, 0:4])
-            T.writes(C[0:lanes])
-            for i in T.serial(0, lanes):
-                with T.sblock("update"):
-                    vi = T.axis.spatial(lanes, i)
-                    C[vi] = C[vi] + _sum_of_bytes(A, B, vi)
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (1,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, 4), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:1], B[0:lanes, 0:4])
-            T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = unit.multiply_add(
-                C.vload([0], dtype=f"int32x{lanes}"),
-                [T.broadcast(A[0], lanes)],
-                [B.vload([0, 0], dtype=f"int8x{lanes * 4}")],
-            )
-
-    return _register(f"lepton.{unit.name}_word_dot_{lanes}", desc, impl)
-
-
-def _sum_of_bytes(A: Any, B: Any, lane: Any) -> Any:
-    """The expression that `image_conv2d` sums, term by term in the same order."""
-    total = None
-    for byte in range(4):
-        product = byte_of(A[0], byte) * T.cast(B[lane, byte], "int32")
-        total = product if total is None else total + product
-    return total
-
-
-@functools.cache
 def lanewise_dot_intrinsic(isa: Isa, lanes: int, dot: int) -> str:
     """The name of: C[lanes] += sum over `dot` of part(A[lanes], dot) * B[lanes, dot].
 
     A holds `dot` unsigned parts per 32-bit word: four bytes or two 16-bit halves.
     """
+    return _word_intrinsic(isa, lanes, dot, lanes)
+
+
+@functools.cache
+def _word_intrinsic(isa: Isa, lanes: int, dot: int, words: int) -> str:
+    """As `lanewise_dot_intrinsic`, for a word per lane or, with `words` 1, one word for all."""
     unit = _unit(isa, lanes, dot, "uint8")
-    multiply_add = unit.multiply_add
     sums, bytes_ = f"int32x{lanes}", f"int8x{lanes * dot}"
+
+    def operand(A: Any) -> Any:
+        return A.vload([0], dtype=sums) if words == lanes else T.broadcast(A[0], lanes)
 
     @T.prim_func(s_tir=True)
     def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
+        A = T.match_buffer(a, (words,), "int32", offset_factor=1)
         B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
         C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:dot])
+            T.reads(C[0:lanes], A[0:words], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
             for i in T.serial(0, lanes):
                 with T.sblock("update"):
                     vi = T.axis.spatial(lanes, i)
-                    C[vi] = C[vi] + _sum_of_parts(A, B, vi, dot)
+                    C[vi] = C[vi] + _sum_of_parts(A, B, vi, dot, words)
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
+        A = T.match_buffer(a, (words,), "int32", offset_factor=1)
         B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
         C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes, 0:dot])
+            T.reads(C[0:lanes], A[0:words], B[0:lanes, 0:dot])
             T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = multiply_add(
-                C.vload([0], dtype=sums),
-                [A.vload([0], dtype=sums)],
-                [B.vload([0, 0], dtype=bytes_)],
+            C[T.ramp(0, 1, lanes)] = unit.multiply_add(
+                C.vload([0], dtype=sums), [operand(A)], [B.vload([0, 0], dtype=bytes_)]
             )
 
-    return _register(f"lepton.{unit.name}_lanewise_{lanes}", desc, impl)
+    kind = "lanewise" if words == lanes else "word_dot"
+    return _register(f"lepton.{unit.name}_{kind}_{lanes}", desc, impl)
 
 
-def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int) -> Any:
-    """The expression that the integer depthwise kernel sums, term by term in the same order."""
+def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int, words: int) -> Any:
+    """What the integer depthwise kernel and `image_conv2d` sum, term by term in the same order."""
     bits = 32 // dot
+    whole = A[0] if words == 1 else A[lane]
     total = None
     for part in range(dot):
-        word = T.shift_right(A[lane], bits * part) if part else A[lane]
+        word = T.shift_right(whole, bits * part) if part else whole
         product = T.bitwise_and(word, (1 << bits) - 1) * T.cast(B[lane, part], "int32")
         total = product if total is None else total + product
     return total

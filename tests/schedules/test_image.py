@@ -17,6 +17,7 @@ from lepton_tvm.schedules.x86.conv2d import Conv2d
 from lepton_tvm.schedules.x86.elementwise import Elementwise
 from lepton_tvm.targets import ISAS, best_isa, parse_target
 from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
+from tests.schedules.test_conv2d import notes
 
 # batch, height, width, channels, filters, kernel, strides, padding, dilation
 LAYERS = {
@@ -40,13 +41,7 @@ def _layer(name: str, isa: str, integer: bool) -> tuple[Image, dict[str, int]]:
         n, h, w, c, k, kernel, strides, padding, dilation, 1, dot, tile.rows, tile.channels,
         pad_value=shape.pad_value,
     )  # fmt: skip
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": dot,
-    }
-    return Image(shape), notes
+    return Image(shape), notes(shape, tile)
 
 
 def _packed(x: Array, image: Image) -> Array:
@@ -72,14 +67,14 @@ CASES = [(isa, False) for isa in ("sse", "avx2", "vnni")] + [
 @pytest.mark.parametrize("layer", list(LAYERS))
 def test_convolution_equals_numpy(layer: str, isa: str, integer: bool) -> None:
     needs(isa)
-    image, notes = _layer(layer, isa, integer)
+    image, marks = _layer(layer, isa, integer)
     s = image.conv
     x, w = operands(
         np.random.default_rng(3), integer,
         (s.batch, s.height, s.width, s.channels), (*s.kernel, s.channels, s.out_channels),
     )  # fmt: skip
     got = run_kernel(
-        lambda a, b: image_conv2d(a, b, image, notes),
+        lambda a, b: image_conv2d(a, b, image, marks),
         Conv2d(), isa, _packed(x, image), pack_conv2d_weight(w, s),
     )  # fmt: skip
     want = conv2d_reference(x, w, s)

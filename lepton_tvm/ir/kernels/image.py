@@ -16,7 +16,7 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 
-__all__ = ["Image", "byte_of", "image_conv2d", "pack_image"]
+__all__ = ["Image", "image_conv2d", "pack_image"]
 
 _BYTES = 4
 # Pixels of a line are a multiple of this, so that it is a whole number of vectors.
@@ -76,7 +76,7 @@ def pack_image(x: te.Tensor, image: Image) -> te.Tensor:
     return te.compute((s.batch, image.planes, image.lines, image.pitch), value, name="image")
 
 
-def byte_of(word: Any, byte: int) -> Any:
+def _byte_of(word: Any, byte: int) -> Any:
     """One byte of a word, as int32."""
     moved = tirx.shift_right(word, tirx.const(8 * byte, "int32")) if byte else word
     return tirx.bitwise_and(moved, tirx.const(255, "int32"))
@@ -101,7 +101,7 @@ def image_conv2d(x: te.Tensor, w: te.Tensor, image: Image, tile: dict[str, int])
             return te.sum(pixel * w[block, rh, rw, rc, lane], axis=[rh, rw, rc])
         total = None
         for byte in range(_BYTES):
-            part = byte_of(pixel, byte) * w[block, rh, rw, rc, lane, byte].astype("int32")
+            part = _byte_of(pixel, byte) * w[block, rh, rw, rc, lane, byte].astype("int32")
             total = part if total is None else total + part
         return te.sum(total, axis=[rh, rw, rc])
 
