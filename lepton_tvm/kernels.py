@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 from lepton_tvm.ir.graph import (
@@ -25,7 +26,7 @@ from lepton_tvm.schedules.base import block_notes, new_schedule
 from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.targets import Target
 
-__all__ = ["KernelInfo", "describe_kernels"]
+__all__ = ["KernelInfo", "anchor_notes", "describe_kernels", "kernel_calls", "kernel_hash"]
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 
@@ -41,7 +42,8 @@ class KernelInfo:
     at kernels that use the tiles. `calls` counts how often it runs per inference.
     `instruction` is what multiplies and adds (None where nothing does), `bytes` the size of all
     tensors of a call, `weight_bytes` that of the constants among them. `macs` are the multiply-adds
-    of the op, `multiplied` those that are carried out: fewer with Winograd's method.
+    of the op, `multiplied` those that are carried out: fewer with Winograd's method. `decisions`
+    are the choices of a search that differ from the analytical ones; empty where nothing was tuned.
     """
 
     name: str
@@ -57,6 +59,7 @@ class KernelInfo:
     bytes: int = 0
     weight_bytes: int = 0
     multiplied: int = 0
+    decisions: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""
@@ -66,26 +69,48 @@ class KernelInfo:
         return made
 
 
+def kernel_calls(mod: tvm.IRModule) -> list[tuple[str, Any]]:
+    """The calls of kernels in `main`, in order: the function's name and the arguments."""
+    values = [b.value for b in bindings_of(main_of(mod))]
+    calls = [v for v in values if op_name(v).startswith("call_tir:")]
+    return [(call.args[0].name_hint, call.args[1]) for call in calls]
+
+
+def kernel_hash(func: tirx.PrimFunc) -> str:
+    """What identifies a loop nest, whatever it is called: 16 hex digits of its structure."""
+    plain = func.with_attr("global_symbol", "main")
+    return f"{tvm_ffi.structural_hash(plain) & (1 << 64) - 1:016x}"
+
+
 def describe_kernels(
-    mod: tvm.IRModule, scheduled: tvm.IRModule, applied: Sequence[Applied], target: Target
+    mod: tvm.IRModule,
+    scheduled: tvm.IRModule,
+    applied: Sequence[Applied],
+    target: Target,
+    decisions: Mapping[str, Mapping[str, int]] | None = None,
 ) -> tuple[KernelInfo, ...]:
     """The kernels of a fused module, and of the same scheduled, in the order of their first calls.
 
-    Calls are those of `main`.
+    Calls are those of `main`; `decisions` are the tuned ones, by function.
     """
     rules = {a.function: a.rule for a in applied}
     calls: dict[str, int] = {}
     constants: dict[str, int] = {}
-    for binding in bindings_of(main_of(mod)):
-        if op_name(binding.value).startswith("call_tir:"):
-            name = binding.value.args[0].name_hint
-            calls[name] = calls.get(name, 0) + 1
-            constants[name] = _constant_bytes(binding.value.args[1])
+    for name, arguments in kernel_calls(mod):
+        calls[name] = calls.get(name, 0) + 1
+        constants[name] = _constant_bytes(arguments)
     made = []
     for name, count in calls.items():
         info = _describe(name, mod[name], rules.get(name), target, count)
         instruction = _instruction(info, scheduled[name], target)
-        made.append(replace(info, instruction=instruction, weight_bytes=constants[name]))
+        made.append(
+            replace(
+                info,
+                instruction=instruction,
+                weight_bytes=constants[name],
+                decisions=dict((decisions or {}).get(name, {})),
+            )
+        )
     return tuple(made)
 
 
@@ -112,7 +137,7 @@ def _describe(
 ) -> KernelInfo:
     buffers = [p for p in func.params if hasattr(p, "shape")]
     shapes = [tuple(int(d) for d in b.shape) for b in buffers]
-    anchor = _anchor(func)
+    anchor = anchor_notes(func)
     macs = int(anchor["lepton.macs"]) if anchor else 0
     op = str(anchor["lepton.kernel"]) if anchor else _stem(name)
     precision = _precision(buffers, anchor)
@@ -124,7 +149,7 @@ def _describe(
     )  # fmt: skip
 
 
-def _anchor(func: tirx.PrimFunc) -> dict[str, Any] | None:
+def anchor_notes(func: tirx.PrimFunc) -> dict[str, Any] | None:
     sch = new_schedule(func)
     for block in sch.get_child_blocks(sch.get_sblock("root")):
         notes = block_notes(sch, block)

@@ -7,12 +7,12 @@
     schedule        the first rule that fits each function
     build           memory planned once, machine code by LLVM
 
-Nothing here searches; the same module and target always give the same code.
+Nothing here searches: the same module, target and tuned schedules always give the same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,14 @@ from tvm import relax, s_tir, tirx
 
 from lepton_tvm.errors import CompileError
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.kernels import KernelInfo, describe_kernels
+from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, PlansByOp
+from lepton_tvm.kernels import (
+    KernelInfo,
+    anchor_notes,
+    describe_kernels,
+    kernel_calls,
+    kernel_hash,
+)
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.expand_math import expand_math
 from lepton_tvm.passes.legalize import LEGALIZATIONS
@@ -34,14 +41,28 @@ from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
 from lepton_tvm.passes.round_once import round_once
 from lepton_tvm.passes.stack_buffers import stack_buffers
 from lepton_tvm.schedules.apply import Applied, apply_schedules
+from lepton_tvm.schedules.base import Decided
 from lepton_tvm.targets import Target, parse_target
 
-__all__ = ["TIR_PIPELINE", "Build", "build", "executor", "lower", "run"]
+__all__ = [
+    "TIR_PIPELINE",
+    "Build",
+    "Fused",
+    "Tuned",
+    "build",
+    "executor",
+    "fuse",
+    "lower",
+    "ops_of_kernels",
+    "run",
+]
 
 #: The name under which the lowering of loop nests is registered with TVM.
 TIR_PIPELINE = "lepton_tvm"
 
 Progress = Callable[[str], None]
+#: The decisions that a search found for the kernel of a hash (`kernels.kernel_hash`), or None.
+Tuned = Callable[[str], "Mapping[str, int] | None"]
 
 
 @dataclass(frozen=True)
@@ -64,21 +85,34 @@ class Lowered:
     reports: tuple[PassReport, ...]
 
 
-def lower(
+@dataclass(frozen=True)
+class Fused:
+    """A module with one loop nest per kernel, not yet scheduled, and the reports of its passes."""
+
+    module: tvm.IRModule
+    reports: tuple[PassReport, ...]
+
+
+def fuse(
     module: tvm.IRModule,
     target: Target,
     progress: Progress | None = None,
     *,
     winograd: bool = True,
-) -> Lowered:
-    """All phases up to and including the schedules; `module` is not changed."""
+    plans: Plans = DEFAULT_PLANS,
+    tagged: bool = False,
+) -> Fused:
+    """All phases before the schedules; `module` is not changed.
+
+    `plans` and `tagged` are those of `LowerKernels`.
+    """
     tell = progress or (lambda phase: None)
     reports = []
     tell("lower-int8")
     mod, report = LowerInt8()(module)
     reports.append(report)
     tell("lower-kernels")
-    mod, report = LowerKernels(target, winograd)(mod)
+    mod, report = LowerKernels(target, winograd, plans, tagged)(mod)
     reports.append(report)
     mod, stored = return_stored(mod)
     with target.tvm:
@@ -100,10 +134,67 @@ def lower(
             mod = step(mod)
         fused, report = NameKernels()(mod)
         reports.append(report)
-        tell("schedule")
-        mod, applied = apply_schedules(fused, target)
-    kernels = describe_kernels(fused, mod, applied, target)
-    return Lowered(mod, tuple(applied), kernels, tuple(reports))
+    return Fused(fused, tuple(reports))
+
+
+def lower(
+    module: tvm.IRModule,
+    target: Target,
+    progress: Progress | None = None,
+    *,
+    winograd: bool = True,
+    tuned: Tuned | None = None,
+) -> Lowered:
+    """All phases up to and including the schedules; `module` is not changed.
+
+    `tuned` is asked for every kernel; where it answers, its decisions replace the templates'
+    analytical ones.
+    """
+    fused = fuse(module, target, progress, winograd=winograd)
+    decisions: dict[str, Mapping[str, int]] = {}
+    if tuned is not None:
+        fused, decisions = _with_tuned_plans(module, target, fused, tuned, winograd)
+    if progress is not None:
+        progress("schedule")
+    with target.tvm:
+        mod, applied = apply_schedules(
+            fused.module, target, lambda name: Decided(decisions.get(name, {}))
+        )
+    kernels = describe_kernels(fused.module, mod, applied, target, decisions)
+    return Lowered(mod, tuple(applied), kernels, fused.reports)
+
+
+def ops_of_kernels(module: tvm.IRModule, target: Target, *, winograd: bool) -> list[int | None]:
+    """For each call of a kernel, in order, the number of the op whose plan it follows.
+
+    None for kernels that have no plan. Numbers are those that `Plans.choose` is asked with.
+    """
+    tagged = fuse(module, target, winograd=winograd, tagged=True).module
+    return [_op_of(tagged[name]) for name, _ in kernel_calls(tagged)]
+
+
+def _op_of(func: tirx.PrimFunc) -> int | None:
+    found = anchor_notes(func)
+    return int(found["lepton.op"]) if found and "lepton.op" in found else None
+
+
+def _with_tuned_plans(
+    module: tvm.IRModule, target: Target, fused: Fused, tuned: Tuned, winograd: bool
+) -> tuple[Fused, dict[str, Mapping[str, int]]]:
+    """The module lowered as the tuned kernels ask, and their decisions by function."""
+    by_call = [tuned(kernel_hash(fused.module[name])) for name, _ in kernel_calls(fused.module)]
+    if not any(by_call):
+        return fused, {}
+    ops = ops_of_kernels(module, target, winograd=winograd)
+    wanted = {
+        op: {name: value for name, value in found.items() if name in KernelPlan.names}
+        for op, found in zip(ops, by_call, strict=True)
+        if op is not None and found
+    }
+    if any(wanted.values()):
+        fused = fuse(module, target, winograd=winograd, plans=PlansByOp(wanted))
+    names = [name for name, _ in kernel_calls(fused.module)]
+    return fused, {n: found for n, found in zip(names, by_call, strict=True) if found}
 
 
 def build(
@@ -112,14 +203,16 @@ def build(
     progress: Progress | None = None,
     *,
     winograd: bool = True,
+    tuned: Tuned | None = None,
 ) -> Build:
     """Compile `module` (canonical form, or the quantized form) for `target`.
 
     Without `winograd` every float convolution adds its products directly, which rounds less.
+    `tuned` gives the decisions of kernels that were tuned (see `lower`).
     Raises CompileError with the failing phase's message; `progress` is told each phase's name.
     """
     goal = parse_target(target)
-    lowered = lower(module, goal, progress, winograd=winograd)
+    lowered = lower(module, goal, progress, winograd=winograd, tuned=tuned)
     if progress is not None:
         progress("build")
     with goal.tvm, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):

@@ -27,9 +27,9 @@ from lepton_tvm.ir.graph import (
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact, uses_maddubs
+from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, conv_plans
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
-from lepton_tvm.ir.kernels.winograd_plan import plan_winograd
+from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.first_layer import first_layer
 from lepton_tvm.passes.lower_batch_matmul import (
@@ -76,6 +76,8 @@ class LowerKernels:
     A product of two activations becomes `call_tir(batch_matmul, ...)`, which packs the second one
     at run time, reads both through the reshapes and transpositions before it, and stores its result
     the way a transposition after it asks.
+    `plans` decides where several lowerings are possible. `tagged` adds the number of the op, as
+    `plans` counts it, to the annotations of its reduction (`lepton.op`): equal kernels then differ.
     Does not handle: convolutions whose weights are not constant, layouts other than NHWC/HWIO,
     other element types; those are left to the generic lowering and reported.
 
@@ -84,13 +86,15 @@ class LowerKernels:
 
     target: Target
     winograd: bool = True
+    plans: Plans = DEFAULT_PLANS
+    tagged: bool = False
     name: ClassVar[str] = "lower-kernels"
 
     def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
         """Apply the pass."""
         mod = mod.clone()
         _check_units(mod, self.target)
-        lowering = _Lowering(mod, self.target, self.winograd)
+        lowering = _Lowering(mod, self)
         lowered = lowering.run()
         report = PassReport(
             self.name, lowering.changed, _notes(lowering.widened), skipped=tuple(lowering.skipped)
@@ -100,14 +104,14 @@ class LowerKernels:
 
 @mutator
 class _Lowering(PyExprMutator):  # type: ignore[misc]
-    def __init__(self, mod: tvm.IRModule, target: Target, winograd: bool) -> None:
+    def __init__(self, mod: tvm.IRModule, options: LowerKernels) -> None:
         super().__init__(mod)
         self._mod = mod
-        self._isa: Isa = target.level
-        self._cores = target.cores
-        self._winograd = winograd
+        self._isa: Isa = options.target.level
+        self._options = options
         self._readers = consumers(main_of(mod))
         self.changed = 0
+        self._op = -1  # the number of the op that is being lowered
         self.skipped: list[Skipped] = []
         self.widened: list[str] = []
         self._name = ""
@@ -136,6 +140,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             self.skipped.append(Skipped(op_name(call), self._name, reason or ""))
             return call
         self.changed += 1
+        self._op += 1
         if op_name(call) == "relax.matmul":
             return self._matmul(call.args[0], weight, shape_of(call.args[0])[:-1])
         return self._conv2d(call, weight)
@@ -170,12 +175,12 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             self.widened.append(self._name)
         return self._emit(kernel, x)
 
-    def _tile(
+    def _tiles(
         self, extent: int, channels: int, weight: Array, dot: int, row_bytes: int
-    ) -> RegisterTile:
+    ) -> list[RegisterTile]:
         # other units have tiles of many rows, for which the weights' way does not count
         narrow = uses_maddubs(dot, self._isa) and weight.dtype == "int8"
-        return choose_tile(
+        return ranked_tiles(
             extent,
             channels,
             self._isa,
@@ -194,7 +199,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
 
         def made(dot: int) -> PackedKernel:
             row_bytes = depth * weight.itemsize
-            tile = self._tile(rows, columns, weight, dot, row_bytes)
+            tiles = self._tiles(rows, columns, weight, dot, row_bytes)
+            tile = self._choose([KernelPlan(tile) for tile in tiles]).tile
             shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, wide)
             return PackedKernel("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
 
@@ -225,23 +231,27 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         def made(dot: int) -> PackedKernel:
             # the channels of a group are not padded, so lanes must divide them
             row_bytes = strides[1] * c * weight.itemsize
-            tile = (
-                self._tile(out_width, k, weight, dot, row_bytes)
+            tiles = (
+                self._tiles(out_width, k, weight, dot, row_bytes)
                 if groups == 1
-                else choose_channel_tile(
+                else channel_tiles(
                     out_width,
                     c if depthwise else k // groups,
                     self._isa,
                     wide=dot > 1 or kh * kw <= _SMALL_FILTER,
                 )
             )
-            shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels)
             # where there are tile registers, what they leave is too small for transforms
             # TVM refuses the schedule for some batches above 1; the generic rule would be left
-            may = self._winograd and n == 1 and not (wide and self._isa.amx)
-            plan = plan_winograd(shape, self._isa, self._cores) if may else None
-            if plan is not None:
-                return winograd_kernel(weight, plan)
+            may = self._options.winograd and n == 1 and not (wide and self._isa.amx)
+            cores = self._options.target.cores
+            plan = self._choose(
+                conv_plans(replace(plain, dot=dot), tiles, self._isa, cores, winograd=may)
+            )
+            if plan.winograd is not None:
+                return winograd_kernel(weight, plan.winograd)
+            tile = plan.tile
+            shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels)
             if depthwise:
                 packed = pack_depthwise_weight(weight, shape)
                 return PackedKernel("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
@@ -253,6 +263,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
 
         depth = 1 if depthwise else c // groups
         return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
+
+    def _choose(self, plans: list[KernelPlan]) -> KernelPlan:
+        return self._options.plans.choose(self._op, plans)
 
     def _absorb_pad(self, call: Expr) -> tuple[Expr, tuple[int, int, int, int], int]:
         x = call.args[0]
@@ -282,6 +295,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             "lepton.dot": shape.dot,
             "lepton.macs": shape.macs,
         }
+        if self._options.tagged:
+            notes["lepton.op"] = self._op
         suffix = {"float32": "", "bfloat16": "_bf16"}.get(dtype_of(x), "_int8")
         return self.builder_.call_te(
             lambda a, b: made.kernel(a, b, shape, notes),

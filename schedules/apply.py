@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -30,20 +30,21 @@ class Applied:
 
 
 def apply_schedules(
-    mod: tvm.IRModule, target: Target, choices: Choices | None = None
+    mod: tvm.IRModule,
+    target: Target,
+    choices: Callable[[str], Choices] = lambda function: Defaults(),
 ) -> tuple[tvm.IRModule, list[Applied]]:
     """A module in which every PrimFunc is scheduled, and what was done to each.
 
-    A rule that cannot carry out its schedule is passed over, and its message is kept. The module
-    that comes in is not changed.
+    `choices` gives the decisions for a function by its name. A rule that cannot carry out its
+    schedule is passed over, and its message is kept. The module that comes in is not changed.
     """
     mod = mod.clone()
-    picks = choices or Defaults()
     applied = []
     for gvar, func in list(mod.functions.items()):
         if not isinstance(func, tirx.PrimFunc):
             continue
-        scheduled, record = _first_that_fits(gvar.name_hint, func, target, picks)
+        scheduled, record = _first_that_fits(gvar.name_hint, func, target, choices(gvar.name_hint))
         applied.append(record)
         mod[gvar] = scheduled.with_attr("tirx.is_scheduled", True)
     return mod, applied

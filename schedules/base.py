@@ -8,8 +8,8 @@ fast and no template is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import tvm
@@ -21,6 +21,7 @@ from lepton_tvm.targets import Target
 __all__ = [
     "Block",
     "Choices",
+    "Decided",
     "Defaults",
     "Loop",
     "ScheduleRule",
@@ -49,6 +50,29 @@ class Defaults:
     def pick(self, sch: Schedule, name: str, candidates: Sequence[int], default: int) -> int:
         """`default`."""
         return default
+
+
+@dataclass
+class Decided:
+    """The given answers where they are among the candidates, else the defaults.
+
+    `asked` notes every choice point in order: its candidates, the default, and the answer.
+    """
+
+    decisions: Mapping[str, int]
+    asked: dict[str, tuple[tuple[int, ...], int, int]] = field(default_factory=dict)
+
+    def pick(self, sch: Schedule, name: str, candidates: Sequence[int], default: int) -> int:
+        """The decision for `name`."""
+        wanted = self.decisions.get(name, default)
+        answer = wanted if wanted in candidates else default
+        self.asked[name] = (tuple(candidates), default, answer)
+        return answer
+
+    @property
+    def differing(self) -> dict[str, int]:
+        """The answers that are not the default: what differs from the zero-trial schedule."""
+        return {name: got for name, (_, default, got) in self.asked.items() if got != default}
 
 
 class ScheduleRule(Protocol):

@@ -9,11 +9,12 @@ import pytest
 
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.register_tile import dividing_tile
+from lepton_tvm.ir.kernels.kernel_plan import conv_plans
+from lepton_tvm.ir.kernels.register_tile import dividing_tile, ranked_tiles
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
-from lepton_tvm.ir.kernels.winograd_plan import plan_winograd
+from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan
 from lepton_tvm.schedules.x86.winograd import WinogradConv2d
-from lepton_tvm.targets import ISAS, best_isa
+from lepton_tvm.targets import ISAS, Isa, best_isa
 from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
 from tests.schedules.test_choices import Answer
 
@@ -97,16 +98,22 @@ def test_every_choice_computes_the_same() -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+def default_plan(conv: ConvShape, isa: Isa, cores: int) -> WinogradPlan | None:
+    """What a convolution takes without a search: a Winograd plan or None."""
+    tiles = ranked_tiles(conv.out_width, conv.out_channels, isa)
+    return conv_plans(conv, tiles, isa, cores, winograd=True)[0].winograd
+
+
 @pytest.mark.parametrize("isa", ["sse", "avx2", "vnni"])
 def test_the_plan_takes_large_images_and_leaves_what_transforms_cannot_pay(isa: str) -> None:
     level = ISAS[isa]
-    large = plan_winograd(_conv(1, (56, 56), (1, 1, 1, 1), 64, 64), level, 2)
+    large = default_plan(_conv(1, (56, 56), (1, 1, 1, 1), 64, 64), level, 2)
     assert large is not None
     assert large.shape.size == 4
     assert large.shape.group % large.tile.rows == 0
     assert large.shape.products < large.shape.conv.macs / 3
     one_pixel = _conv(1, (1, 1), (1, 1, 1, 1), 512, 512)
-    assert plan_winograd(one_pixel, level, 2) is None
+    assert default_plan(one_pixel, level, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -124,5 +131,5 @@ def test_the_plan_takes_large_images_and_leaves_what_transforms_cannot_pay(isa: 
 )
 def test_other_convolutions_have_no_plan(change: dict[str, object]) -> None:
     conv = _conv(1, (56, 56), (1, 1, 1, 1), 64, 64)
-    assert plan_winograd(conv, ISAS["vnni"], 1) is not None
-    assert plan_winograd(replace(conv, **change), ISAS["vnni"], 1) is None  # type: ignore[arg-type]
+    assert default_plan(conv, ISAS["vnni"], 1) is not None
+    assert default_plan(replace(conv, **change), ISAS["vnni"], 1) is None  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import pytest
 
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.register_tile import dividing_tile
+from lepton_tvm.ir.kernels.kernel_plan import conv_plans
+from lepton_tvm.ir.kernels.register_tile import dividing_tile, ranked_tiles
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
-from lepton_tvm.ir.kernels.winograd_plan import plan_winograd
 from lepton_tvm.schedules.x86.winograd import WinogradConv2d
 from lepton_tvm.targets import ISAS
 from tests.schedules.reference import conv2d_reference, needs, run_kernel
@@ -85,6 +85,7 @@ def test_convolution_is_off_by_rounding_only(
 
 
 def test_only_small_tiles_are_planned() -> None:
-    plan = plan_winograd(conv(1, (28, 28), (1, 1, 1, 1), 128, 128), ISA, 1)
+    shape = conv(1, (28, 28), (1, 1, 1, 1), 128, 128)
+    plan = conv_plans(shape, ranked_tiles(28, 128, ISA), ISA, 1, winograd=True)[0].winograd
     assert plan is not None
     assert plan.shape.size == 2

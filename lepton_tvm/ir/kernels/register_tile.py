@@ -10,9 +10,11 @@ from typing import Protocol
 __all__ = [
     "RegisterFile",
     "RegisterTile",
+    "channel_tiles",
     "choose_channel_tile",
     "choose_tile",
     "dividing_tile",
+    "ranked_tiles",
     "row_candidates",
     "tile_cost",
 ]
@@ -26,6 +28,8 @@ _TAIL_PENALTY = 1.1
 _WAYS, _SET_PERIOD = 7, 4096
 # Among equally fast tiles prefer fewer loads and fewer passes over the weights.
 _LOAD_WEIGHT = 0.15
+# Tiles that look this much worse than the best one, or come later, are not worth a trial.
+_WORTH_TRYING, _MOST_TILES = 1.6, 16
 # Bytes of weights that stay in the first-level cache from tile to tile.
 _FIRST_LEVEL = 32 * 1024
 
@@ -102,7 +106,22 @@ def choose_tile(
     row_bytes: int = 1,
     weight_bytes: int = 0,
 ) -> RegisterTile:
-    """The cheapest tile by a two-port model: multiply-adds, loads and wasted lanes.
+    """The cheapest tile by a two-port model: the first of `ranked_tiles`."""
+    return ranked_tiles(extent, channels, isa, dot, row_bytes=row_bytes, weight_bytes=weight_bytes)[
+        0
+    ]
+
+
+def ranked_tiles(
+    extent: int,
+    channels: int,
+    isa: RegisterFile,
+    dot: int = 1,
+    *,
+    row_bytes: int = 1,
+    weight_bytes: int = 0,
+) -> list[RegisterTile]:
+    """The tiles worth a trial, by a two-port model of multiply-adds, loads and wasted lanes.
 
     `extent` is the number of output rows that a tile may span (the output width of a convolution,
     all rows of a product), `channels` the output channels, `dot` the products added at once.
@@ -113,13 +132,13 @@ def choose_tile(
     """
     step = _step(dot, isa)
     most_rows = _WAYS * (_SET_PERIOD // math.gcd(row_bytes, _SET_PERIOD))
-    return min(
-        _tiles(min(extent, most_rows), channels, isa, dot),
-        key=lambda t: (
-            _cost(t, extent, channels, step, t.channels * weight_bytes > _FIRST_LEVEL),
-            -t.rows,
-        ),
-    )
+    costs = {
+        tile: _cost(tile, extent, channels, step, tile.channels * weight_bytes > _FIRST_LEVEL)
+        for tile in _tiles(min(extent, most_rows), channels, isa, dot)
+    }
+    ranked = sorted(costs, key=lambda tile: (costs[tile], -tile.rows))
+    bound = _WORTH_TRYING * costs[ranked[0]]
+    return [tile for tile in ranked[:_MOST_TILES] if costs[tile] <= bound]
 
 
 def dividing_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
@@ -153,6 +172,21 @@ def choose_channel_tile(
     fits = [r for r in range(1, min(extent, most) + 1) if extent % r == 0]
     rows = fits[-1] if fits[-1] * 2 > min(extent, most) else min(extent, most)
     return RegisterTile(rows, lanes, vectors)
+
+
+def channel_tiles(
+    extent: int, channels: int, isa: RegisterFile, *, wide: bool = True
+) -> list[RegisterTile]:
+    """`choose_channel_tile` and the others worth a trial: other runs of pixels, other widths."""
+    best = choose_channel_tile(extent, channels, isa, wide=wide)
+    made = [best]
+    for vectors in (1, 2, 4):
+        if channels % (vectors * best.lanes) or (best.lanes == 1 and vectors > 1):
+            continue
+        most = max(1, (isa.registers - 4) // vectors)
+        counts = {min(extent, rows) for rows in (1, 2, 3, 4, 6, 7, 8, 10, 12, 14, 16, 28)}
+        made += [RegisterTile(rows, best.lanes, vectors) for rows in sorted(counts) if rows <= most]
+    return list(dict.fromkeys(made))
 
 
 def tile_cost(tile: RegisterTile, extent: int, channels: int) -> float:

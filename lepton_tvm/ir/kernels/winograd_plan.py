@@ -14,7 +14,7 @@ from lepton_tvm.ir.kernels.register_tile import (
 )
 from lepton_tvm.ir.kernels.winograd import WinogradShape
 
-__all__ = ["WinogradPlan", "plan_winograd"]
+__all__ = ["WinogradPlan", "is_worth", "winograd_plans"]
 
 # Costs in vector instructions, fitted to ResNet-50's layers on a Zen 4 core. Per tile and register
 # of channels: loads, arithmetic and stores of the input's and the output's transform.
@@ -27,6 +27,8 @@ _LINE = 64
 _NEAR = 288 * 1024
 # The transforms must bring at least this much, for they cost accuracy and size.
 _WORTH = 0.9
+# Plans of up to this much of the plain sums' cost are worth a trial, and so many of them.
+_TRIED, _MOST_PLANS = 1.3, 6
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,34 @@ class WinogradPlan:
     cost: float
 
 
-def plan_winograd(conv: ConvShape, isa: RegisterFile, cores: int) -> WinogradPlan | None:
-    """The cheapest plan, or None where the plain loops are cheaper or the shape does not fit.
+def is_worth(plan: WinogradPlan, isa: RegisterFile) -> bool:
+    """Whether the plan is so much cheaper than plain sums, by estimate, that it is the default."""
+    return plan.cost <= _WORTH * _plain_cost(plan.shape.conv, isa)
+
+
+def winograd_plans(conv: ConvShape, isa: RegisterFile, cores: int) -> list[WinogradPlan]:
+    """The plans worth a trial, cheapest first; none where the shape does not fit.
 
     Only 3x3 filters of stride 1 without groups or dilation, whose channels fill vector registers.
     From bfloat16 only tiles of 2x2: the differences that 4x4 takes would lose its eight bits.
     """
     if (conv.kernel, conv.strides, conv.dilation) != ((3, 3), (1, 1), (1, 1)):
-        return None
+        return []
     if (
         conv.groups != 1
         or (conv.dot != 1 and not conv.bfloat16)
         or conv.channels % isa.lanes
         or conv.out_channels % isa.lanes
     ):
-        return None
-    best = min(_plans(conv, isa, cores), key=lambda plan: plan.cost, default=None)
-    if best is None or best.cost > _WORTH * conv.macs / isa.lanes / conv.dot:
-        return None
-    return best
+        return []
+    ranked = sorted(_plans(conv, isa, cores), key=lambda plan: plan.cost)
+    bound = _TRIED * _plain_cost(conv, isa)
+    return [plan for plan in ranked[:_MOST_PLANS] if plan.cost <= bound]
+
+
+def _plain_cost(conv: ConvShape, isa: RegisterFile) -> float:
+    """Vector instructions of the plain sums."""
+    return conv.macs / isa.lanes / conv.dot
 
 
 def _plans(conv: ConvShape, isa: RegisterFile, cores: int) -> Iterator[WinogradPlan]:

@@ -1,0 +1,96 @@
+"""How an op with constant weights is lowered: what is decided before its weights are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.register_tile import RegisterFile, RegisterTile
+from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, is_worth, winograd_plans
+
+__all__ = ["DEFAULT_PLANS", "DefaultPlans", "KernelPlan", "Plans", "PlansByOp", "conv_plans"]
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """A register tile, of the plain sums or of Winograd's products."""
+
+    tile: RegisterTile
+    winograd: WinogradPlan | None = None
+    #: The names of all decisions of plans.
+    names: ClassVar[tuple[str, ...]] = (
+        "tile_rows",
+        "tile_lanes",
+        "tile_vectors",
+        "winograd_tile",
+        "winograd_group",
+    )
+
+    @property
+    def decisions(self) -> dict[str, int]:
+        """The plan as names and numbers, as tuning records hold it."""
+        made = {
+            "tile_rows": self.tile.rows,
+            "tile_lanes": self.tile.lanes,
+            "tile_vectors": self.tile.vectors,
+        }
+        if self.winograd is not None:
+            made |= {
+                "winograd_tile": self.winograd.shape.size,
+                "winograd_group": self.winograd.shape.group,
+            }
+        return made
+
+
+class Plans(Protocol):
+    """Where the lowering's decisions come from."""
+
+    def choose(self, op: int, candidates: Sequence[KernelPlan]) -> KernelPlan:
+        """One of `candidates`, the first of which is the default; `op` counts the ops lowered."""
+        ...
+
+
+@dataclass(frozen=True)
+class DefaultPlans:
+    """No search: the analytical answer each time."""
+
+    def choose(self, op: int, candidates: Sequence[KernelPlan]) -> KernelPlan:
+        """The first."""
+        return candidates[0]
+
+
+#: What compiling without a search takes.
+DEFAULT_PLANS = DefaultPlans()
+
+
+@dataclass
+class PlansByOp:
+    """The plans with the given decisions, the default elsewhere; notes what could be chosen."""
+
+    decisions: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    candidates: dict[int, tuple[KernelPlan, ...]] = field(default_factory=dict)
+
+    def choose(self, op: int, candidates: Sequence[KernelPlan]) -> KernelPlan:
+        """The candidate with the decisions wanted for `op`; the first where there is none."""
+        self.candidates[op] = tuple(candidates)
+        wanted = self.decisions.get(op)
+        return next((c for c in candidates if c.decisions == wanted), candidates[0])
+
+
+def conv_plans(
+    shape: ConvShape,
+    tiles: Sequence[RegisterTile],
+    isa: RegisterFile,
+    cores: int,
+    *,
+    winograd: bool,
+) -> list[KernelPlan]:
+    """The plans of a convolution worth a trial, the default first."""
+    plain = [KernelPlan(tile) for tile in tiles]
+    if not winograd:
+        return plain
+    moved = winograd_plans(shape, isa, cores)
+    others = [KernelPlan(plan.tile, plan) for plan in moved]
+    return [*others, *plain] if moved and is_worth(moved[0], isa) else [*plain, *others]
