@@ -41,7 +41,9 @@ class Built:
 
     `path` is a shared library whose function `main` takes the kernel's arguments. `state` is `ok`,
     `failed` (the schedule or the compiler refused), `crashed` or `timeout`. `seconds` is the time
-    the build took.
+    the build took. `asked` is what the template asked: name -> (candidates, default); `decisions`
+    are its answers that are not the default, which lack what was requested but is no candidate;
+    `trace` is the schedule as MetaSchedule's JSON. All three are empty where no template applied.
     """
 
     id: str
@@ -49,6 +51,9 @@ class Built:
     path: str | None
     error: str | None
     seconds: float
+    asked: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict, repr=False)
+    decisions: Mapping[str, int] = field(default_factory=dict)
+    trace: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
