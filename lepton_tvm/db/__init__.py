@@ -4,11 +4,14 @@ from lepton_tvm.db.database import Database, open_database
 from lepton_tvm.db.records import (
     Artifact,
     Evaluation,
+    Finished,
     Job,
     Measurement,
     ModelRecord,
     Trial,
     TrialKey,
+    Winner,
+    candidate_text,
 )
 from lepton_tvm.db.tuning import TuningLog
 
@@ -16,11 +19,14 @@ __all__ = [
     "Artifact",
     "Database",
     "Evaluation",
+    "Finished",
     "Job",
     "Measurement",
     "ModelRecord",
     "Trial",
     "TrialKey",
     "TuningLog",
+    "Winner",
+    "candidate_text",
     "open_database",
 ]

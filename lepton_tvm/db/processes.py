@@ -14,15 +14,20 @@ def host_id(pid: int | None = None) -> str:
     return f"{_boot()}/{_start(os.getpid() if pid is None else pid) or 'unknown'}"
 
 
-def is_gone(host: str, pid: int) -> bool:
-    """Whether a process of this host has ended; False for another host's, which cannot be seen."""
+def is_gone(host: str, pid: int, *, since_boot: bool = False) -> bool:
+    """Whether a process of this host has ended; False for one that cannot be seen from here.
+
+    Out of sight are other hosts and other process namespaces (containers). With `since_boot` a
+    host of this name that booted at another time counts as another host of the same name.
+    """
     place, _, start = host.rpartition("/")
-    name = place.partition("/")[0]
-    if name != platform.node():
+    name, _, boot = place.partition("/")
+    here, _, own_boot = _boot().partition("/")
+    if name != here:
         return False
-    if place != _boot():
-        return True
-    return _start(pid) != start
+    if boot.partition(".")[0] != own_boot.partition(".")[0]:
+        return not since_boot
+    return boot == own_boot and _start(pid) != start
 
 
 def _boot() -> str:
@@ -30,7 +35,15 @@ def _boot() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         boot = "unknown"
-    return f"{platform.node()}/{boot}"
+    return f"{platform.node()}/{boot}.{_namespace()}"
+
+
+def _namespace() -> str:
+    """The process namespace: a pid means something only inside it."""
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return "unknown"
 
 
 def _start(pid: int) -> str | None:

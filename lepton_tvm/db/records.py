@@ -7,18 +7,21 @@ import datetime
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "Artifact",
     "Evaluation",
+    "Finished",
     "Job",
     "Measurement",
     "ModelRecord",
     "Trial",
     "TrialKey",
+    "Winner",
+    "candidate_text",
     "model_id",
     "new_id",
     "now",
@@ -146,7 +149,15 @@ class TrialKey(_Record):
 
 @dataclass(frozen=True)
 class Trial(_Record):
-    """One tried schedule; `state` is ok or failed, `median_s` None when it failed."""
+    """One tried schedule of a task.
+
+    `candidate` says in canonical text what was tried and stands once under a key; by default it is
+    made of `decisions` (answers to the template's choice points; `{}` is the zero-trial schedule)
+    or, where those are None, of `trace` (a MetaSchedule trace as JSON). `variant_hash` names the
+    workload whose IR that applies to where it is not the task's own. `state` is ok, failed, wrong,
+    crashed or timeout; `median_s` is None unless it ran. `reference_s` is the median of the
+    zero-trial kernel, timed in turns with it. All times are seconds.
+    """
 
     key: TrialKey
     state: str
@@ -157,3 +168,48 @@ class Trial(_Record):
     job_id: str | None = None
     id: str = field(default_factory=new_id)
     created_at: str = field(default_factory=now)
+    decisions: dict[str, int] | None = None
+    candidate: str = ""
+    variant_hash: str | None = None
+    reference_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.candidate:
+            object.__setattr__(self, "candidate", candidate_text(self.decisions, self.trace))
+
+
+class Finished(NamedTuple):
+    """What a tuner needs of a finished trial: the cheap columns."""
+
+    candidate: str
+    state: str
+    median_s: float | None
+    reference_s: float | None
+    decisions: dict[str, int] | None
+
+
+@dataclass(frozen=True)
+class Winner(_Record):
+    """The verdict of a longer comparison: this candidate is to be used for exactly this key.
+
+    `ratio` is the zero-trial kernel's latency over this one's, `ci95` its confidence interval;
+    `trial_id` is None where the candidate is the zero-trial schedule and was not tried.
+    """
+
+    key: TrialKey
+    trial_id: str | None
+    candidate: str
+    decisions: dict[str, int] | None
+    ratio: float
+    ci95: tuple[float, float]
+    job_id: str | None = None
+    id: str = field(default_factory=new_id)
+    created_at: str = field(default_factory=now)
+
+
+def candidate_text(decisions: Mapping[str, int] | None, trace: Any = None) -> str:
+    """The canonical text of a candidate: equal for equal decisions (or traces), in any order."""
+    if decisions is not None:
+        return json.dumps(dict(decisions), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(trace, sort_keys=True, separators=(",", ":"))
+    return f"trace:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -13,8 +13,8 @@ from lepton_tvm.errors import DatabaseError
 __all__ = ["HEAD", "prepare"]
 
 #: The newest revision in migrations/versions.
-HEAD = "0002"
-_KNOWN = ("0001", "0002")
+HEAD = "0003"
+_KNOWN = ("0001", "0002", "0003")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -2,31 +2,77 @@
 
 Keys are text that any two databases agree on (content hashes, random ids), so that records can be
 exchanged. Times are UTC in ISO 8601. Rows are added and read, never edited, but for the state of a
-job that is still running.
+job that is still running; claims and cost models come and go.
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
 
 __all__ = [
     "ArtifactRow",
     "Base",
+    "ClaimRow",
+    "CompressedText",
+    "CostModelRow",
     "EvaluationRow",
     "JobRow",
     "MeasurementRow",
     "ModelRow",
     "SeedRow",
     "TrialRow",
+    "TuningKeyRow",
+    "WinnerRow",
     "WorkloadRow",
 ]
 
 _SHA = 64
 _ID = 32
 _TIME = 32
+#: Bytes of a candidate's text; it is part of an index.
+MAX_CANDIDATE = 1024
+_MAX_TEXT = 64 << 20
+
+
+class CompressedText(TypeDecorator[str]):
+    """Text that is stored compressed (zlib); at most 64 MiB of it are ever unpacked."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        """What goes into the database."""
+        return None if value is None else zlib.compress(value.encode())
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        """What comes out of it. Raises ValueError for what is not such a text."""
+        if value is None:
+            return None
+        unpack = zlib.decompressobj()
+        try:
+            text = unpack.decompress(value, _MAX_TEXT)
+        except zlib.error as e:
+            raise ValueError(f"a compressed text is damaged: {e}") from e
+        if unpack.unconsumed_tail:
+            raise ValueError(f"a compressed text is longer than {_MAX_TEXT >> 20} MiB")
+        return text.decode()
 
 
 class Base(DeclarativeBase):
@@ -133,8 +179,21 @@ class WorkloadRow(Base):
 
     hash: Mapped[str] = mapped_column(String(_SHA), primary_key=True)
     name: Mapped[str] = mapped_column(String(255))
-    ir: Mapped[str] = mapped_column(Text)
+    ir: Mapped[str] = mapped_column(CompressedText)
     created_at: Mapped[str] = mapped_column(String(_TIME))
+
+
+class TuningKeyRow(Base):
+    """What tuning records are valid for, part by part; `id` hashes the parts."""
+
+    __tablename__ = "tuning_keys"
+
+    id: Mapped[str] = mapped_column(String(_ID), primary_key=True)
+    workload_hash: Mapped[str] = mapped_column(ForeignKey("workloads.hash"), index=True)
+    target: Mapped[str] = mapped_column(String(255))
+    hardware: Mapped[str] = mapped_column(String(_SHA))
+    tvm_version: Mapped[str] = mapped_column(String(64))
+    schedule_version: Mapped[str] = mapped_column(String(64))
 
 
 class TrialRow(Base):
@@ -142,26 +201,65 @@ class TrialRow(Base):
 
     __tablename__ = "trials"
     __table_args__ = (
-        Index(
-            "ix_trials_key",
-            "workload_hash",
-            "target",
-            "hardware",
-            "tvm_version",
-            "schedule_version",
-        ),
+        UniqueConstraint("key_id", "candidate", name="uq_trials_candidate"),
+        Index("ix_trials_best", "key_id", "state", "median_s"),
     )
 
     id: Mapped[str] = mapped_column(String(_ID), primary_key=True)
-    workload_hash: Mapped[str] = mapped_column(ForeignKey("workloads.hash"))
-    target: Mapped[str] = mapped_column(String(255))
-    hardware: Mapped[str] = mapped_column(String(_SHA))
-    tvm_version: Mapped[str] = mapped_column(String(64))
-    schedule_version: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("tuning_keys.id"))
+    candidate: Mapped[str] = mapped_column(String(MAX_CANDIDATE))
     state: Mapped[str] = mapped_column(String(16))
-    trace: Mapped[Any] = mapped_column(JSON)
-    samples_s: Mapped[list[float]] = mapped_column(JSON)
     median_s: Mapped[float | None] = mapped_column(Float)
+    reference_s: Mapped[float | None] = mapped_column(Float)
+    decisions: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
+    variant_hash: Mapped[str | None] = mapped_column(ForeignKey("workloads.hash"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(String(_TIME))
+    samples_s: Mapped[list[float]] = mapped_column(JSON)
+    trace: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
+
+
+class ClaimRow(Base):
+    """A candidate that a process has taken to try; `expires` is in seconds since 1970."""
+
+    __tablename__ = "claims"
+
+    key_id: Mapped[str] = mapped_column(ForeignKey("tuning_keys.id"), primary_key=True)
+    candidate: Mapped[str] = mapped_column(String(MAX_CANDIDATE), primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(_ID), index=True)
+    host: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int] = mapped_column(Integer)
+    expires: Mapped[float] = mapped_column(Float, index=True)
+
+
+class WinnerRow(Base):
+    """Which candidate a key's kernel is to be built with; the newest row of a key counts."""
+
+    __tablename__ = "winners"
+    __table_args__ = (Index("ix_winners_key", "key_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(_ID), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("tuning_keys.id"))
+    trial_id: Mapped[str | None] = mapped_column(ForeignKey("trials.id"))
+    candidate: Mapped[str] = mapped_column(String(MAX_CANDIDATE))
+    decisions: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
+    ratio: Mapped[float] = mapped_column(Float)
+    ci95_low: Mapped[float] = mapped_column(Float)
+    ci95_high: Mapped[float] = mapped_column(Float)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[str] = mapped_column(String(_TIME))
+
+
+class CostModelRow(Base):
+    """A trained cost model, one of a kind for each target and versions; it can be trained again."""
+
+    __tablename__ = "cost_models"
+
+    target: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tvm_version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    schedule_version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(64), primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    trials: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[str] = mapped_column(String(_TIME))

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from lepton_tvm.db.blobs import age
 from lepton_tvm.db.database import Database, columns
+from lepton_tvm.db.older_exports import upgraded
 from lepton_tvm.db.schema import HEAD
 from lepton_tvm.db.tables import (
     ArtifactRow,
@@ -30,6 +32,8 @@ from lepton_tvm.db.tables import (
     ModelRow,
     SeedRow,
     TrialRow,
+    TuningKeyRow,
+    WinnerRow,
     WorkloadRow,
 )
 from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
@@ -48,7 +52,9 @@ _TABLES: dict[str, type[Base]] = {
         JobRow,
         SeedRow,
         WorkloadRow,
+        TuningKeyRow,
         TrialRow,
+        WinnerRow,
     )
 }
 _ARTIFACT = re.compile(r"artifacts/([0-9a-f]{64})\.so")
@@ -212,7 +218,8 @@ def _read_rows(archive: zipfile.ZipFile, path: str | Path) -> list[tuple[str, di
             "upgrade lepton_tvm"
         )
     text = archive.read("records.jsonl").decode()
-    return [_checked_row(json.loads(line), path) for line in text.splitlines() if line]
+    entries = upgraded([json.loads(line) for line in text.splitlines() if line])
+    return [_checked_row(entry, path) for entry in entries]
 
 
 def _is_artifact(name: str) -> bool:
@@ -249,12 +256,29 @@ def _read_artifacts(archive: zipfile.ZipFile, path: str | Path) -> dict[str, byt
 
 def _insert(database: Database, rows: list[tuple[str, dict[str, Any]]]) -> int:
     added = 0
+    stored: dict[str, str] = {}
     with database.writing() as session:
         for name, table in _TABLES.items():
             keys = [str(c.key) for c in sa.inspect(table).primary_key]
             for row in (r for t, r in rows if t == name):
-                if session.get(table, tuple(row[k] for k in keys)) is None:
-                    session.add(table(**row))
-                    added += 1
+                if session.get(table, tuple(row[k] for k in keys)) is not None:
+                    continue
+                if table is TrialRow and _tried(session, row, stored):
+                    continue
+                if table is WinnerRow:
+                    row = {**row, "trial_id": stored.get(row["trial_id"], row["trial_id"])}
+                session.add(table(**row))
+                added += 1
             session.flush()
     return added
+
+
+def _tried(session: Session, row: dict[str, Any], stored: dict[str, str]) -> bool:
+    """Whether this candidate was tried here too; then `stored` gets the id it has here."""
+    same = sa.select(TrialRow.id).where(
+        TrialRow.key_id == row["key_id"], TrialRow.candidate == row["candidate"]
+    )
+    known = session.scalar(same)
+    if known is not None:
+        stored[row["id"]] = known
+    return known is not None

@@ -3,101 +3,278 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from lepton_tvm.db.records import Trial, TrialKey, now
-from lepton_tvm.db.tables import TrialRow, WorkloadRow
+from lepton_tvm.db import claims, verdicts
+from lepton_tvm.db.keys import PARTS, chunks, differences, ensure_keys, key_id, key_of
+from lepton_tvm.db.records import Finished, Trial, TrialKey, Winner, now
+from lepton_tvm.db.tables import ClaimRow, TrialRow, TuningKeyRow, WorkloadRow
+from lepton_tvm.db.values import check_candidate, check_trial, plain_text
+from lepton_tvm.errors import InputError
 
 if TYPE_CHECKING:
     from lepton_tvm.db.database import Database
 
 __all__ = ["TuningLog"]
 
-_PARTS = tuple(f.name for f in dataclasses.fields(TrialKey))
-
 
 class TuningLog:
-    """Workloads and trials, reached as `database.tuning`.
+    """Workloads, trials, claims, winners and cost models, reached as `database.tuning`.
 
-    A trial is valid for its whole key: workload, target, hardware, TVM version, schedule version.
-    A look-up returns records of exactly that key; `explain_miss` says which part differed.
+    The contract, beside that of `Database`:
+
+    - A record is valid for its whole key: workload, target, hardware, TVM version, schedule
+      version. A look-up returns records of exactly that key; `explain_miss` says which part
+      differed. `neighbours` alone crosses hardware, to seed a search.
+    - A candidate is stored once under a key, whoever finished it first.
+    - A process claims candidates before it tries them. No candidate is given to two processes, and
+      trials and claims together never exceed the limit they were claimed with. A claim ends when
+      its trial is finished, when it is released, when its process is gone (seen at once on the same
+      host), or when its lease is over. A process that stalls for longer than its lease and then
+      finishes after all has its trial stored, even beyond the limit: no finished trial is lost.
+    - Winners are added, never edited: the newest of a key counts. Of cost models only the newest
+      of its kind is kept.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    # workloads
+
     def add_workload(self, workload_hash: str, name: str, ir: str) -> None:
         """Store the IR text of a kernel under its structural hash."""
-        row = WorkloadRow(hash=workload_hash, name=name, ir=ir, created_at=now())
+        self.add_workloads([(workload_hash, name, ir)])
+
+    def add_workloads(self, workloads: Iterable[tuple[str, str, str]]) -> None:
+        """Store (hash, name, IR text) of kernels, all or none; those that are there stay."""
+        wanted = {workload_hash: (name, ir) for workload_hash, name, ir in workloads}
         with self._database.writing() as session:
-            if session.get(WorkloadRow, workload_hash) is None:
-                session.add(row)
+            for some in chunks(list(wanted)):
+                known = sa.select(WorkloadRow.hash).where(WorkloadRow.hash.in_(some))
+                for found in session.scalars(known):
+                    del wanted[found]
+            session.add_all(
+                WorkloadRow(hash=k, name=plain_text(name), ir=ir, created_at=now())
+                for k, (name, ir) in wanted.items()
+            )
+
+    def workload(self, workload_hash: str) -> tuple[str, str] | None:
+        """Name and IR text of a stored kernel."""
+        with self._database.reading() as session:
+            row = session.get(WorkloadRow, workload_hash)
+            return None if row is None else (row.name, row.ir)
+
+    # claims
+
+    def claim(
+        self,
+        keys: Sequence[TrialKey],
+        wanted: Sequence[tuple[TrialKey, str]],
+        *,
+        limit: int | None,
+        job_id: str,
+        lease_s: float = 120.0,
+    ) -> list[tuple[TrialKey, str]]:
+        """Take candidates to try: those of `wanted`, in order, that nobody has tried or taken.
+
+        No more than `limit` less the trials and claims that `keys` have already; None: no limit.
+        Raises InputError for a key that is not in `keys`.
+        """
+        strangers = [key for key, _ in wanted if key not in set(keys)]
+        if strangers:
+            raise InputError(f"{strangers[0]} is claimed but not among the keys of the limit")
+        for _, candidate in wanted:
+            check_candidate(candidate)
+        ids = [key_id(key) for key in dict.fromkeys(keys)]
+        with self._database.writing() as session:
+            claims.drop_dead(session)
+            ensure_keys(session, keys)
+            room = None
+            if limit is not None:
+                used = claims.count_trials(session, ids) + claims.count_claims(session, ids)
+                room = limit - used
+            return claims.grant(session, wanted, room, job_id, lease_s)
+
+    def renew(self, job_id: str, lease_s: float = 120.0) -> int:
+        """Let the claims of a job run for `lease_s` seconds from now; how many there are."""
+        with self._database.writing() as session:
+            return claims.renew(session, job_id, lease_s)
+
+    def release(self, job_id: str) -> int:
+        """Drop the claims of a job; how many there were."""
+        with self._database.writing() as session:
+            return claims.drop(session, job_id)
+
+    def finish(self, trial: Trial) -> bool:
+        """Store a trial and drop its claim. False where it was there already."""
+        check_trial(trial)
+        with self._database.writing() as session:
+            ensure_keys(session, [trial.key])
+            new = _add(session, trial)
+            session.execute(
+                sa.delete(ClaimRow).where(
+                    ClaimRow.key_id == key_id(trial.key), ClaimRow.candidate == trial.candidate
+                )
+            )
+            return new
+
+    # trials
 
     def add_trials(self, trials: Sequence[Trial]) -> None:
         """Store finished trials, failed ones too, all or none. Their workloads must be stored."""
+        for trial in trials:
+            check_trial(trial)
         with self._database.writing() as session:
+            ensure_keys(session, (t.key for t in trials))
             for trial in trials:
-                if session.get(TrialRow, trial.id) is None:
-                    session.add(_row(trial))
+                _add(session, trial)
 
     def trials(self, key: TrialKey, *, limit: int | None = None) -> list[Trial]:
-        """Trials of exactly `key`: working ones, fastest first, then failed ones."""
-        wanted = sa.select(TrialRow).where(*_matches(key))
+        """Trials of exactly `key`: working ones, fastest first, then the others."""
+        wanted = sa.select(TrialRow).where(TrialRow.key_id == key_id(key))
         wanted = wanted.order_by(
-            TrialRow.median_s.is_(None), TrialRow.median_s, TrialRow.created_at
-        )
+            TrialRow.state != "ok", TrialRow.median_s.is_(None), TrialRow.median_s
+        ).order_by(TrialRow.created_at, TrialRow.id)
         with self._database.reading() as session:
-            return [_trial(row) for row in session.scalars(wanted.limit(limit))]
+            return [_trial(row, key) for row in session.scalars(wanted.limit(limit))]
 
     def best(self, key: TrialKey) -> Trial | None:
         """The fastest working trial of exactly `key`, or None."""
-        found = [t for t in self.trials(key, limit=1) if t.state == "ok"]
-        return found[0] if found else None
+        wanted = sa.select(TrialRow).where(TrialRow.key_id == key_id(key), TrialRow.state == "ok")
+        with self._database.reading() as session:
+            row = session.scalars(wanted.order_by(TrialRow.median_s).limit(1)).first()
+            return None if row is None else _trial(row, key)
+
+    def finished(self, keys: Iterable[TrialKey]) -> dict[TrialKey, list[Finished]]:
+        """What was tried under each of `keys`, oldest first, without traces and samples."""
+        by_id = {key_id(key): key for key in keys}
+        found: dict[TrialKey, list[Finished]] = {key: [] for key in by_id.values()}
+        cheap = [getattr(TrialRow, name) for name in Finished._fields]
+        with self._database.reading() as session:
+            for some in chunks(list(by_id)):
+                wanted = sa.select(TrialRow.key_id, *cheap).where(TrialRow.key_id.in_(some))
+                for name, *values in session.execute(
+                    wanted.order_by(TrialRow.created_at, TrialRow.id)
+                ):
+                    found[by_id[name]].append(Finished(*values))
+        return found
+
+    def neighbours(self, key: TrialKey, *, limit: int = 64) -> list[Trial]:
+        """The fastest trials of this kernel on other hardware: to seed a search and no more."""
+        alike = [
+            getattr(TuningKeyRow, part) == getattr(key, part)
+            for part in PARTS
+            if part != "hardware"
+        ]
+        wanted = (
+            sa.select(TrialRow, TuningKeyRow)
+            .join(TuningKeyRow)
+            .where(*alike, TuningKeyRow.hardware != key.hardware, TrialRow.state == "ok")
+            .order_by(TrialRow.median_s, TrialRow.id)
+        )
+        with self._database.reading() as session:
+            rows = session.execute(wanted.limit(limit))
+            return [_trial(row, key_of(parts)) for row, parts in rows]
 
     def explain_miss(self, key: TrialKey) -> str:
         """Why `best(key)` found nothing: by which parts of the key the nearest record differs."""
-        keys = sa.select(*(getattr(TrialRow, p) for p in _PARTS)).where(
-            TrialRow.workload_hash == key.workload_hash, TrialRow.state == "ok"
+        working = sa.exists().where(TrialRow.key_id == TuningKeyRow.id, TrialRow.state == "ok")
+        wanted = sa.select(TuningKeyRow).where(
+            TuningKeyRow.workload_hash == key.workload_hash, working
         )
         with self._database.reading() as session:
-            stored = [TrialKey(*row) for row in session.execute(keys.distinct())]
+            stored = [key_of(row) for row in session.scalars(wanted)]
         if not stored:
             return "this kernel was never tuned successfully"
         if key in stored:
             return "there is a record"
-        nearest = min(stored, key=lambda k: len(_differences(key, k)))
-        return "tuned only with " + ", ".join(_differences(key, nearest))
+        nearest = min(stored, key=lambda k: len(differences(key, k)))
+        return "tuned only with " + ", ".join(differences(key, nearest))
 
-    def count(self) -> dict[str, int]:
-        """How many workloads and trials are stored."""
+    def count(self, keys: Iterable[TrialKey] | None = None) -> dict[str, int]:
+        """How many workloads, trials and claims there are: under `keys`, or altogether."""
         with self._database.reading() as session:
+            if keys is None:
+                return {
+                    name: session.scalar(sa.select(sa.func.count()).select_from(row)) or 0
+                    for name, row in (
+                        ("workloads", WorkloadRow),
+                        ("trials", TrialRow),
+                        ("claims", ClaimRow),
+                    )
+                }
+            wanted = {key_id(key): key for key in keys}
             return {
-                "workloads": session.scalar(sa.select(sa.func.count(WorkloadRow.hash))) or 0,
-                "trials": session.scalar(sa.select(sa.func.count(TrialRow.id))) or 0,
+                "workloads": len({key.workload_hash for key in wanted.values()}),
+                "trials": claims.count_trials(session, list(wanted)),
+                "claims": claims.count_claims(session, list(wanted)),
             }
 
+    # winners and cost models
 
-def _matches(key: TrialKey) -> list[Any]:
-    return [getattr(TrialRow, part) == getattr(key, part) for part in _PARTS]
+    def add_winners(self, winners: Sequence[Winner]) -> None:
+        """Store verdicts, all or none."""
+        with self._database.writing() as session:
+            verdicts.add_winners(session, winners)
+
+    def winner(self, key: TrialKey) -> Winner | None:
+        """The newest verdict on exactly `key`."""
+        return self.winners([key]).get(key)
+
+    def winners(self, keys: Iterable[TrialKey]) -> dict[TrialKey, Winner]:
+        """The newest verdict on each of `keys` that has one."""
+        with self._database.reading() as session:
+            return verdicts.winners(session, keys)
+
+    def save_cost_model(
+        self,
+        target: str,
+        tvm_version: str,
+        schedule_version: str,
+        kind: str,
+        data: bytes,
+        trials: int,
+    ) -> None:
+        """Keep a cost model (bytes of its library's own format, never a pickle) in place of its
+        predecessor; `trials` says how many it was trained on."""
+        with self._database.writing() as session:
+            verdicts.save_cost_model(
+                session, (target, tvm_version, schedule_version, kind), data, trials
+            )
+
+    def load_cost_model(
+        self, target: str, tvm_version: str, schedule_version: str, kind: str
+    ) -> bytes | None:
+        """The kept cost model of exactly that target and those versions."""
+        with self._database.reading() as session:
+            return verdicts.load_cost_model(session, (target, tvm_version, schedule_version, kind))
 
 
-def _differences(asked: TrialKey, found: TrialKey) -> list[str]:
-    return [
-        f"{part} {getattr(found, part)!r} (asked {getattr(asked, part)!r})"
-        for part in _PARTS
-        if getattr(found, part) != getattr(asked, part)
-    ]
+def _add(session: Session, trial: Trial) -> bool:
+    name = key_id(trial.key)
+    same = sa.select(TrialRow.id).where(
+        sa.or_(
+            TrialRow.id == trial.id,
+            sa.and_(TrialRow.key_id == name, TrialRow.candidate == trial.candidate),
+        )
+    )
+    if session.execute(same.limit(1)).first() is not None:
+        return False
+    session.add(_row(trial))
+    session.flush()
+    return True
 
 
 def _row(trial: Trial) -> TrialRow:
     fields = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial) if f.name != "key"}
-    return TrialRow(**dataclasses.asdict(trial.key), **fields)
+    fields["error"] = None if trial.error is None else plain_text(trial.error)
+    return TrialRow(key_id=key_id(trial.key), **fields)
 
 
-def _trial(row: TrialRow) -> Trial:
+def _trial(row: Any, key: TrialKey) -> Trial:
     names = [f.name for f in dataclasses.fields(Trial) if f.name != "key"]
-    key = TrialKey(*(getattr(row, part) for part in _PARTS))
     return Trial(key=key, **{name: getattr(row, name) for name in names})

@@ -43,5 +43,12 @@ def db(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def tuned(db: Database) -> Database:
+    """A database that knows the kernels of KEY and OTHER of the contract."""
+    db.tuning.add_workloads([(letter * 64, "conv", "IR text") for letter in "wv"])
+    return db
+
+
+@pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     return make_artifact(tmp_path / "model.so")

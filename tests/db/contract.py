@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,21 @@ from lepton_tvm.errors import ArtifactError
 from tests.db.conftest import make_artifact
 
 KEY = TrialKey("w" * 64, "x86:avx2", "cpu0", "0.27.0", "1")
+OTHER = dataclasses.replace(KEY, workload_hash="v" * 64)
+
+
+_numbers = itertools.count()
 
 
 def trial(key: TrialKey = KEY, median: float | None = 1e-3, **fields: object) -> Trial:
-    state = "ok" if median is not None else "failed"
+    """A trial of a candidate that no other call gave out."""
+    fields = {
+        "state": "ok" if median is not None else "failed",
+        "decisions": {"tile": next(_numbers)},
+        **fields,
+    }
     samples = [median] if median is not None else []
-    return Trial(key, state, [["tile", 4]], samples, median, **fields)  # type: ignore[arg-type]
+    return Trial(key, trace=[["tile", 4]], samples_s=samples, median_s=median, **fields)  # type: ignore[arg-type]
 
 
 def measurement(sha256: str, run: str = "r" * 32) -> Measurement:
@@ -113,7 +124,7 @@ class DatabaseContract:
         db.tuning.add_trials([slow])
         assert db.tuning.trials(KEY) == [fast, slow, failed]
         assert db.tuning.best(KEY) == fast
-        assert db.tuning.count() == {"workloads": 1, "trials": 3}
+        assert db.tuning.count() == {"workloads": 1, "trials": 3, "claims": 0}
 
     def test_a_miss_says_which_part_differed(self, db: Database) -> None:
         db.tuning.add_workload(KEY.workload_hash, "conv", "IR text")
@@ -132,4 +143,4 @@ class DatabaseContract:
 
         with pytest.raises(DatabaseError):
             db.tuning.add_trials([trial()])
-        assert db.tuning.count() == {"workloads": 0, "trials": 0}
+        assert db.tuning.count() == {"workloads": 0, "trials": 0, "claims": 0}

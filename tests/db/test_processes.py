@@ -19,7 +19,7 @@ url, folder, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 with open_database(url) as db:
     db.tuning.add_workload(KEY.workload_hash, "conv", "IR")
     for i in range(10):
-        db.tuning.add_trials([trial(), trial()])
+        db.tuning.add_trials([trial(candidate=f"{number} {i} {j}") for j in range(2)])
         db.add_artifact(make_artifact(folder / f"{number}.so", name=f"net{i}"))
 """
 
@@ -49,7 +49,7 @@ def test_processes_that_create_and_write_together(url: str, tmp_path: Path) -> N
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said.decode()
     with open_database(url) as database:
-        assert database.tuning.count() == {"workloads": 1, "trials": 60}
+        assert database.tuning.count() == {"workloads": 1, "trials": 60, "claims": 0}
         assert len(database.artifacts()) == 10
         for artifact in database.artifacts():
             database.artifact_path(artifact)

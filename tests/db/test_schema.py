@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from lepton_tvm.db import Database, open_database, schema
+from lepton_tvm.db import Database, TrialKey, open_database, schema
 from lepton_tvm.db.tables import Base
 from lepton_tvm.errors import DatabaseError
 
@@ -48,6 +49,21 @@ def test_every_old_file_has_test_data_and_upgrades(revision: str, tmp_path: Path
         with database.job("compile"):
             pass
         assert [j.state for j in database.jobs(kind="compile")] == ["done"]
+
+
+def test_trials_of_schema_0002_come_through(tmp_path: Path) -> None:
+    restore("0002", tmp_path / "old.db")
+    key = TrialKey("8" * 64, "x86:avx2", "cpu0", "0.27.0", "1")
+    with open_database(str(tmp_path / "old.db")) as database:
+        tuning = database.tuning
+        fast, slow = tuning.trials(key)
+        assert (fast.median_s, slow.samples_s, slow.trace) == (1e-3, [2e-3, 3e-3], [["tile", 4]])
+        assert fast.candidate != slow.candidate
+        assert fast.decisions is None
+        (failed,) = tuning.trials(dataclasses.replace(key, hardware="cpu1"))
+        assert (failed.state, failed.error) == ("failed", "no registers")
+        assert tuning.workload("8" * 64) == ("conv", "IR of conv: ä")
+        assert tuning.count() == {"workloads": 1, "trials": 3, "claims": 0}
 
 
 def test_newer_schema_is_refused_untouched(db: Database, url: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import ArtifactError, DatabaseError
 from tests.db.conftest import make_artifact
 from tests.db.contract import DatabaseContract
+from tests.db.tuning_contract import TuningContract
 
 
-class TestSqlite(DatabaseContract):
+class TestSqlite(DatabaseContract, TuningContract):
     """The contract on SQLite."""
 
 
@@ -117,7 +119,7 @@ def test_full_disk(url: str) -> None:
             pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar()
             session.connection().exec_driver_sql(f"PRAGMA max_page_count={pages}")
         with pytest.raises(DatabaseError, match="the disk is full, nothing was stored"):
-            database.tuning.add_workload("w", "conv", "x" * 1_000_000)
+            database.tuning.add_workload("w", "conv", os.urandom(500_000).hex())
         assert database.tuning.count()["workloads"] == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import zipfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tvm.db import Database, open_database, transfer
+from lepton_tvm.db import Database, Winner, open_database, transfer
 from lepton_tvm.errors import DatabaseError, InputError
 from tests.db.contract import KEY, measurement, trial
 
@@ -53,6 +54,40 @@ def test_round_trip(filled: Database, tmp_path: Path) -> None:
         assert copy.jobs() == filled.jobs()
         assert copy.tuning.trials(KEY) == filled.tuning.trials(KEY)
         copy.artifact_path(copy.artifacts()[0])
+
+
+def test_exports_of_schema_0002_are_read(filled: Database, tmp_path: Path) -> None:
+    transfer.export_records(filled, tmp_path / "e.zip")
+    old = {
+        **{"id": "9" * 32, **dataclasses.asdict(KEY), "state": "ok", "trace": [], "error": None},
+        **{"samples_s": [2.0], "median_s": 2.0, "job_id": None, "created_at": "2026-11-22"},
+    }
+    work = {"hash": KEY.workload_hash, "name": "conv", "ir": "IR", "created_at": "2026-11-22"}
+    lines = [{"table": "workloads", "row": work}, {"table": "trials", "row": old}]
+    about = {"format": "lepton_tvm export", "schema": "0002"}
+    changed = rewrite(
+        tmp_path / "e.zip",
+        about_json=json.dumps(about),
+        records_jsonl="\n".join(map(json.dumps, lines)),
+    )
+    with open_database(str(tmp_path / "copy.db")) as copy:
+        transfer.import_records(copy, changed)
+        (found,) = copy.tuning.trials(KEY)
+        assert (found.median_s, found.id, found.decisions) == (2.0, "9" * 32, None)
+
+
+def test_what_was_tried_in_both_places_stays_once(filled: Database, tmp_path: Path) -> None:
+    (here,) = filled.tuning.trials(KEY)
+    there = dataclasses.replace(here, id="e" * 32, median_s=9e-3)
+    with open_database(str(tmp_path / "other.db")) as other:
+        other.tuning.add_workload(KEY.workload_hash, "conv", "IR")
+        other.tuning.add_trials([there])
+        won = Winner(KEY, there.id, there.candidate, there.decisions, 1.2, (1.1, 1.3))
+        other.tuning.add_winners([won])
+        transfer.export_records(other, tmp_path / "e.zip")
+    transfer.import_records(filled, tmp_path / "e.zip")
+    assert filled.tuning.trials(KEY) == [here]
+    assert filled.tuning.winner(KEY) == dataclasses.replace(won, trial_id=here.id)
 
 
 def test_export_leaves_out_what_is_damaged_and_says_so(filled: Database, tmp_path: Path) -> None:
