@@ -146,7 +146,7 @@ def config_for(
     Without VNNI, weights of 8 bits make kernels multiply 16-bit factors. So there, unless
     `weight_bits` asks for 8 or 7, weights are scaled to fit sums of 16 bits.
     """
-    narrow = weight_bits is None and target is not None and not parse_target(target).level.vnni
+    narrow = weight_bits is None and target is not None and not parse_target(target).level.dot4
     return QuantizeConfig(weight_bits=weight_bits or 8, sum_bits=16 if narrow else 32, **options)
 
 

@@ -9,7 +9,7 @@ from tvm import relax
 from lepton_tvm.ir.graph import Expr, dtype_of, op_name
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.image import Image
-from lepton_tvm.targets import Isa
+from lepton_tvm.targets import Level
 
 __all__ = ["first_layer"]
 
@@ -17,7 +17,7 @@ _MOST_CHANNELS = 4
 
 
 def first_layer(
-    x: Expr, shape: ConvShape, lookup: Callable[[relax.Var], Expr | None], isa: Isa
+    x: Expr, shape: ConvShape, lookup: Callable[[relax.Var], Expr | None], isa: Level
 ) -> tuple[Expr, Image] | None:
     """The channels-first image that `x` turns around and how to pad it, or None.
 
@@ -30,7 +30,7 @@ def first_layer(
         return None
     if shape.groups > 1 or shape.channels > _MOST_CHANNELS:
         return None
-    kinds = {"float32": shape.dot == 1, "uint8": shape.dot == 4 and isa.vnni}
+    kinds = {"float32": shape.dot == 1, "uint8": shape.dot == 4 and isa.dot4}
     if not kinds.get(dtype_of(x), False):
         return None
     return made.args[0], Image(shape)

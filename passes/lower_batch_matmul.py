@@ -10,7 +10,7 @@ from lepton_tvm.ir.graph import Expr, dtype_of, op_name, shape_of
 from lepton_tvm.ir.kernels.batch_matmul import BatchMatmulShape, Indices, batch_matmul
 from lepton_tvm.ir.kernels.register_tile import choose_tile
 from lepton_tvm.passes.views import View, view_of
-from lepton_tvm.targets import Isa
+from lepton_tvm.targets import Level
 
 __all__ = ["keeps_columns", "lower_batch_matmul", "why_no_batch_matmul"]
 
@@ -46,7 +46,7 @@ def lower_batch_matmul(
     builder: relax.BlockBuilder,
     call: Expr,
     lookup: Callable[[Expr], Expr | None],
-    isa: Isa,
+    isa: Level,
     permutation: Expr | None = None,
 ) -> Expr:
     """`relax.matmul` of two activations (and the `permute_dims` of its result) as a `call_tir`.

@@ -44,7 +44,7 @@ from lepton_tvm.passes.packed_kernel import (
     winograd_kernel,
 )
 from lepton_tvm.passes.quantize.ops import is_depthwise
-from lepton_tvm.targets import ISAS, Isa, Target
+from lepton_tvm.targets import FAMILIES, Level, Target
 
 __all__ = ["LowerKernels"]
 
@@ -107,7 +107,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
     def __init__(self, mod: tvm.IRModule, options: LowerKernels) -> None:
         super().__init__(mod)
         self._mod = mod
-        self._isa: Isa = options.target.level
+        self._isa: Level = options.target.level
         self._options = options
         self._readers = consumers(main_of(mod))
         self.changed = 0
@@ -324,7 +324,8 @@ def _check_units(mod: tvm.IRModule, target: Target) -> None:
     for binding in bindings_of(main_of(mod)):
         call = binding.value
         if op_name(call) in _ANCHORS and dtype_of(call.args[0]) == "bfloat16":
-            able = " or ".join(f"{target.family}:{i.name}" for i in ISAS.values() if i.bf16)
+            levels = FAMILIES[target.family].levels.values()
+            able = " or ".join(f"{target.family}:{i.name}" for i in levels if i.bf16)
             raise TargetError(
                 f"'{binding.var.name}' ({op_name(call)}) computes in bfloat16, for which {target} "
                 f"has no instructions: compile for {able}, or compile the float32 model, or "

@@ -8,7 +8,7 @@ from lepton_tvm.ir.graph import Array, Expr, constant
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.tile_plan import TilePlan, plan_conv2d, plan_matmul
 from lepton_tvm.ir.kernels.tiles import pack_tile_weight, tile_product
-from lepton_tvm.targets import Isa
+from lepton_tvm.targets import Level
 
 __all__ = ["tiled_conv2d", "tiled_matmul"]
 
@@ -17,7 +17,7 @@ _DOTS = {"int8": 4, "bfloat16": 2}
 
 
 def tiled_matmul(
-    builder: relax.BlockBuilder, x: Expr, weight: Array, leading: tuple[int, ...], isa: Isa
+    builder: relax.BlockBuilder, x: Expr, weight: Array, leading: tuple[int, ...], isa: Level
 ) -> Expr | None:
     """x [*leading, depth] times weight [depth, columns]; None where tiles are not worth it."""
     dot = _DOTS.get(str(weight.dtype))
@@ -28,7 +28,7 @@ def tiled_matmul(
 
 
 def tiled_conv2d(
-    builder: relax.BlockBuilder, x: Expr, weight: Array, shape: ConvShape, isa: Isa
+    builder: relax.BlockBuilder, x: Expr, weight: Array, shape: ConvShape, isa: Level
 ) -> Expr | None:
     """A convolution of x NHWC with weight HWIO; None where it is grouped or tiles are not worth it.
 

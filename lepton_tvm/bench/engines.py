@@ -165,7 +165,7 @@ def _onnx_int8(job: Job) -> str:
         activation_type=q.QuantType.QUInt8,
         weight_type=q.QuantType.QInt8,
         # Without VNNI its kernels add byte products in 16 bits, which 8-bit weights overflow.
-        reduce_range=not best_isa().vnni,
+        reduce_range=not best_isa().dot4,
     )
     return quantized
 

@@ -112,7 +112,7 @@ def ceiling(isa: str, clock_ghz: float | None, units: int = 2) -> dict[str, Any]
     AVX512-BF16; AMX multiplies 32 times as many bytes and 16 times as many bfloat16 numbers.
     """
     level = ISAS[isa]
-    int8 = 32 if level.amx else 4 if level.vnni else round(8 / 3, 2)
+    int8 = 32 if level.amx else 4 if level.dot4 else round(8 / 3, 2)
     bfloat16 = 16 if level.amx else 2 if level.bf16 else None
     gops = None if clock_ghz is None else round(clock_ghz * level.lanes * units * 2, 1)
     return {

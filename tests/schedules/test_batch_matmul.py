@@ -9,7 +9,7 @@ import pytest
 
 from lepton_tvm.ir.kernels.batch_matmul import BatchMatmulShape, batch_matmul
 from lepton_tvm.ir.kernels.register_tile import choose_tile
-from lepton_tvm.schedules.x86.batch_matmul import BatchMatmul
+from lepton_tvm.schedules.x86 import BATCH_MATMUL
 from lepton_tvm.targets import ISAS, best_isa
 from tests.schedules.reference import needs, operands, run_kernel
 from tests.schedules.test_choices import Answer
@@ -52,7 +52,7 @@ def answer(
             lambda t, i: t[tuple(i)],
             lambda t, i: t[(*i[:-2], i[-1], i[-2])],
         ),
-        BatchMatmul(), isa, x, y, choices,
+        BATCH_MATMUL, isa, x, y, choices,
     )  # fmt: skip
     want = x.astype(np.float64) @ y.astype(np.float64).swapaxes(-1, -2)
     return got, want.transpose(axes)

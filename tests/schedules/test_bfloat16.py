@@ -23,10 +23,7 @@ from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Defaults
-from lepton_tvm.schedules.x86.conv2d import Conv2d
-from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
-from lepton_tvm.schedules.x86.elementwise import Elementwise
-from lepton_tvm.schedules.x86.matmul import Matmul
+from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D, ELEMENTWISE, MATMUL
 from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules.reference import conv2d_reference, needs, run_kernel
 from tests.schedules.test_conv2d import SIZES, WINDOWS, notes
@@ -75,7 +72,7 @@ def check_conv(shape: ConvShape, tile: RegisterTile, seed: int) -> None:
     made = depthwise_conv2d if depthwise else conv2d
     got = run_kernel(
         lambda a, b: made(a, b, shape, notes(shape, tile)),
-        DepthwiseConv2d() if depthwise else Conv2d(),
+        DEPTHWISE_CONV2D if depthwise else CONV2D,
         ISA, x, packed,
     )  # fmt: skip
     want, magnitude = conv2d_reference(x, w, shape), conv2d_reference(abs(x), abs(w), shape)
@@ -112,7 +109,7 @@ def test_product(size: tuple[int, int, int]) -> None:
         "lepton.rows": tile.rows, "lepton.dot": 2,
     }  # fmt: skip
     packed = pack_matmul_weight(w, shape)
-    got = run_kernel(lambda a, b: matmul(a, b, shape, given), Matmul(), ISA, x, packed)
+    got = run_kernel(lambda a, b: matmul(a, b, shape, given), MATMUL, ISA, x, packed)
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
     check(got, x64 @ w64, abs(x64) @ abs(w64), depth)
 
@@ -122,7 +119,7 @@ def elementwise(function: Any, x: Array) -> Array:
     target = parse_target(f"x86:{ISA}")
     data = te.placeholder(x.shape, str(x.dtype), "x")
     out = te.compute(x.shape, lambda *i: function(data[i]), name="out")
-    sch = Elementwise().apply(te.create_prim_func([data, out]), target, Defaults())
+    sch = ELEMENTWISE.apply(te.create_prim_func([data, out]), target, Defaults())
     assert sch is not None
     result = tvm.runtime.empty(x.shape, str(out.dtype).removeprefix("T."))
     built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)

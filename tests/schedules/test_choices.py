@@ -12,8 +12,7 @@ from tvm.s_tir import Schedule
 from lepton_tvm.ir.kernels.conv2d import conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
-from lepton_tvm.schedules.x86.conv2d import Conv2d
-from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
+from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, best_isa
 from tests.schedules.reference import UNITS, conv2d_reference, largest_weight, operands, run_kernel
 from tests.schedules.test_conv2d import case, notes
@@ -49,7 +48,7 @@ def test_every_choice_computes_the_same(integer: bool, depthwise: bool) -> None:
     )
     packed = pack_depthwise_weight(w, shape) if depthwise else pack_conv2d_weight(w, shape)
     made = depthwise_conv2d if depthwise else conv2d
-    rule = DepthwiseConv2d() if depthwise else Conv2d()
+    rule = DEPTHWISE_CONV2D if depthwise else CONV2D
     want = conv2d_reference(x, w, shape)
     first = Answer()
     run_kernel(lambda a, b: made(a, b, shape, notes(shape, tile)), rule, isa, x, packed, first)

@@ -15,8 +15,7 @@ from lepton_tvm.ir.kernels.depthwise import (
 )
 from lepton_tvm.ir.kernels.depthwise_int8 import lines_per_word
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
-from lepton_tvm.schedules.x86.conv2d import Conv2d
-from lepton_tvm.schedules.x86.depthwise import DepthwiseConv2d
+from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, best_isa
 from tests.schedules.reference import UNITS as ALL_UNITS
 from tests.schedules.reference import (
@@ -84,7 +83,7 @@ def check(shape: ConvShape, tile: RegisterTile, isa: str, depthwise: bool, seed:
     made = depthwise_conv2d if depthwise else conv2d
     got = run_kernel(
         lambda a, b: made(a, b, shape, notes(shape, tile)),
-        DepthwiseConv2d() if depthwise else Conv2d(),
+        DEPTHWISE_CONV2D if depthwise else CONV2D,
         isa,
         x,
         packed,

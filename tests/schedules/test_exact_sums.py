@@ -14,7 +14,7 @@ from lepton_tvm.pipeline import build
 from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules.reference import needs
 
-NO_VNNI = [isa.name for isa in ISAS.values() if not isa.vnni]
+NO_VNNI = [isa.name for isa in ISAS.values() if not isa.dot4]
 SIGNS = [(1, 1, 1, 1), (-1, -1, -1, -1), (1, 1, -1, -1), (1, -1, 1, -1)]
 
 
@@ -77,7 +77,7 @@ def test_full_range_weights_keep_16_bit_factors(isa: str) -> None:
 
 def test_vnni_adds_in_32_bits_whatever_the_weights() -> None:
     w = np.full((64, 16), 127, "int8")
-    for isa in (i for i in ISAS.values() if i.vnni):
+    for isa in (i for i in ISAS.values() if i.dot4):
         assert dot_candidates("int8", 64, isa) == (4,)
         assert is_exact(in_words(w, 0), 4, isa)
 

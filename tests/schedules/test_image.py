@@ -13,8 +13,7 @@ from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.ir.kernels.register_tile import choose_tile
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Defaults
-from lepton_tvm.schedules.x86.conv2d import Conv2d
-from lepton_tvm.schedules.x86.elementwise import Elementwise
+from lepton_tvm.schedules.x86 import CONV2D, ELEMENTWISE
 from lepton_tvm.targets import ISAS, best_isa, parse_target
 from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
 from tests.schedules.test_conv2d import notes
@@ -59,7 +58,7 @@ def _packed(x: Array, image: Image) -> Array:
 
 
 CASES = [(isa, False) for isa in ("sse", "avx2", "vnni")] + [
-    (name, True) for name, isa in ISAS.items() if isa.vnni
+    (name, True) for name, isa in ISAS.items() if isa.dot4
 ]
 
 
@@ -75,7 +74,7 @@ def test_convolution_equals_numpy(layer: str, isa: str, integer: bool) -> None:
     )  # fmt: skip
     got = run_kernel(
         lambda a, b: image_conv2d(a, b, image, marks),
-        Conv2d(), isa, _packed(x, image), pack_conv2d_weight(w, s),
+        CONV2D, isa, _packed(x, image), pack_conv2d_weight(w, s),
     )  # fmt: skip
     want = conv2d_reference(x, w, s)
     np.testing.assert_allclose(got, want, rtol=0, atol=0 if integer else 1e-4)
@@ -93,7 +92,7 @@ def test_packing_equals_numpy(layer: str, integer: bool) -> None:
     planes = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     source = te.placeholder(planes.shape, str(x.dtype), "x")
     func = te.create_prim_func([source, pack_image(source, image)])
-    sch = Elementwise().apply(func, target, Defaults())
+    sch = ELEMENTWISE.apply(func, target, Defaults())
     assert sch is not None
     built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
     want = _packed(x, image)

@@ -7,7 +7,7 @@ import pytest
 
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import choose_tile
-from lepton_tvm.schedules.x86.matmul import Matmul
+from lepton_tvm.schedules.x86 import MATMUL
 from lepton_tvm.targets import ISAS
 from tests.schedules.reference import UNITS, largest_weight, needs, operands, run_kernel
 
@@ -42,7 +42,7 @@ def test_product_equals_numpy(
         "lepton.dot": dot,
     }
     got = run_kernel(
-        lambda a, b: matmul(a, b, shape, notes), Matmul(), isa, x, pack_matmul_weight(w, shape)
+        lambda a, b: matmul(a, b, shape, notes), MATMUL, isa, x, pack_matmul_weight(w, shape)
     )
     want = x.astype(np.float64) @ w.astype(np.float64)
     if dot > 1:

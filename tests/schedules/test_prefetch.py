@@ -9,7 +9,7 @@ from tvm import te
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.prefetch import insert_prefetch
-from lepton_tvm.schedules.x86.matmul import Matmul
+from lepton_tvm.schedules.x86 import MATMUL
 from lepton_tvm.targets import best_isa, parse_target
 from tests.schedules.reference import operands, run_kernel
 
@@ -27,7 +27,7 @@ def _text(rows: int, depth: int, choices: Defaults) -> tuple[str, str]:
     x = te.placeholder((rows, depth), "float32", "x")
     w = te.placeholder((shape.blocks, depth, shape.block), "float32", "w")
     func = te.create_prim_func([x, w, matmul(x, w, shape, notes)])
-    sch = Matmul().apply(func, parse_target("native"), choices)
+    sch = MATMUL.apply(func, parse_target("native"), choices)
     assert sch is not None
     before = sch.mod["main"].script()
     after = insert_prefetch(sch.mod["main"]).script()
@@ -54,6 +54,6 @@ def test_the_numbers_stay() -> None:
     x, w = operands(np.random.default_rng(0), False, (20, 600), (600, shape.columns))
     got = run_kernel(
         lambda a, b: matmul(a, b, shape, notes),
-        Matmul(), best_isa().name, x, pack_matmul_weight(w, shape),
+        MATMUL, best_isa().name, x, pack_matmul_weight(w, shape),
     )  # fmt: skip
     np.testing.assert_allclose(got, x.astype(np.float64) @ w, rtol=0, atol=1e-3)

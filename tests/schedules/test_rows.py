@@ -14,7 +14,7 @@ from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels import rows
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Defaults
-from lepton_tvm.schedules.x86.rows import Rows
+from lepton_tvm.schedules.x86 import ROWS
 from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules.reference import needs
 
@@ -26,7 +26,7 @@ def answer(function: Callable[..., te.Tensor], isa: str, *inputs: Array) -> Arra
     target = parse_target(f"x86:{isa}")
     data = [te.placeholder(x.shape, "float32", f"x{i}") for i, x in enumerate(inputs)]
     out = function(*data)
-    sch = Rows().apply(te.create_prim_func([*data, out]), target, Defaults())
+    sch = ROWS.apply(te.create_prim_func([*data, out]), target, Defaults())
     assert sch is not None
     built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
     result: Any = tvm.runtime.empty(inputs[0].shape, "float32")
@@ -66,4 +66,4 @@ def test_layer_norm(shape: tuple[int, ...], isa: str) -> None:
 def test_other_functions_are_left_to_other_rules() -> None:
     x = te.placeholder((3, 8), "float32", "x")
     func = te.create_prim_func([x, te.compute(x.shape, lambda *i: x[i] + 1, name="y")])
-    assert Rows().apply(func, parse_target("native"), Defaults()) is None
+    assert ROWS.apply(func, parse_target("native"), Defaults()) is None

@@ -13,7 +13,7 @@ from lepton_tvm.ir.kernels.kernel_plan import conv_plans
 from lepton_tvm.ir.kernels.register_tile import dividing_tile, ranked_tiles
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan
-from lepton_tvm.schedules.x86.winograd import WinogradConv2d
+from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS, Isa, best_isa
 from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
 from tests.schedules.test_choices import Answer
@@ -67,7 +67,7 @@ def test_convolution_equals_numpy(
     x, weight = operands(rng, False, (batch, h, w, c * lanes), (3, 3, c * lanes, k * lanes))
     got = run_kernel(
         lambda a, b: winograd_conv2d(a, b, shape, notes),
-        WinogradConv2d(), isa, x, pack_winograd_weight(weight, shape),
+        WINOGRAD_CONV2D, isa, x, pack_winograd_weight(weight, shape),
     )  # fmt: skip
     want = conv2d_reference(x, weight, conv)
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE[size] * np.abs(want).max())
@@ -86,7 +86,7 @@ def test_every_choice_computes_the_same() -> None:
     def run(choices: Answer) -> Array:
         return run_kernel(
             lambda a, b: winograd_conv2d(a, b, shape, notes),
-            WinogradConv2d(), isa, x, pack_winograd_weight(weight, shape), choices,
+            WINOGRAD_CONV2D, isa, x, pack_winograd_weight(weight, shape), choices,
         )  # fmt: skip
 
     first = Answer()

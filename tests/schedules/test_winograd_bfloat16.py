@@ -13,7 +13,7 @@ from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.kernel_plan import conv_plans
 from lepton_tvm.ir.kernels.register_tile import dividing_tile, ranked_tiles
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
-from lepton_tvm.schedules.x86.winograd import WinogradConv2d
+from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS
 from tests.schedules.reference import conv2d_reference, needs, run_kernel
 from tests.schedules.test_winograd import SHAPES
@@ -76,7 +76,7 @@ def test_convolution_is_off_by_rounding_only(
     weight = rng.standard_normal((3, 3, plain.channels, plain.out_channels)).astype(BFLOAT16)
     got = run_kernel(
         lambda a, b: winograd_conv2d(a, b, shape, notes),
-        WinogradConv2d(), "bf16", x, pack_winograd_weight(weight, shape),
+        WINOGRAD_CONV2D, "bf16", x, pack_winograd_weight(weight, shape),
     )  # fmt: skip
     error = abs(got - conv2d_reference(x, weight, plain))
     bound = error_bound(x, weight, plain)

@@ -36,7 +36,7 @@ WORD = 4
 
 def uses_maddubs(dot: int, isa: RegisterFile) -> bool:
     """Whether a kernel with this `dot` multiplies bytes and adds them in 16 bits."""
-    return dot >= WORD and not isa.vnni
+    return dot >= WORD and not isa.dot4
 
 
 def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]
     """
     if dtype in ("float32", "bfloat16"):
         return (1,) if dtype == "float32" else (2,)
-    if isa.vnni:
+    if isa.dot4:
         return (WORD,)
     return (*(words * WORD for words in (4, 2, 1) if _whole(depth) % words == 0), 2)
 

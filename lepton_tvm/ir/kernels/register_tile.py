@@ -48,7 +48,7 @@ class RegisterFile(Protocol):
         ...
 
     @property
-    def vnni(self) -> bool:
+    def dot4(self) -> bool:
         """Whether one instruction multiplies four bytes and adds them to a lane."""
         ...
 
@@ -78,7 +78,7 @@ class _Step:
 
 
 def _step(dot: int, isa: RegisterFile) -> _Step:
-    if dot == 1 or (dot == 4 and isa.vnni):
+    if dot == 1 or (dot == 4 and isa.dot4):
         return _Step()
     if dot == 2:
         return _Step(spare=1, chains=1)  # the product; only the addition waits for the sum

@@ -9,13 +9,13 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, block_notes, new_schedule
-from lepton_tvm.schedules.x86.anchor import (
+from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
     finish_tile,
     parallel_outer,
     vectorize_inner,
 )
-from lepton_tvm.schedules.x86.intrinsics import lanewise_dot_intrinsic
+from lepton_tvm.schedules.cpu.dot_products import UnitOf, lanewise_dot_intrinsic
 from lepton_tvm.targets import Target
 
 __all__ = ["DepthwiseConv2d"]
@@ -36,7 +36,8 @@ class DepthwiseConv2d:
     time, right before they are used, so it never leaves the cache.
     """
 
-    name: str = "x86.depthwise_conv2d"
+    name: str
+    unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""
@@ -68,7 +69,7 @@ class DepthwiseConv2d:
             if block_notes(sch, anchor.reduction)["lepton.unrolled"]:
                 sch.unroll(wo)
         intrinsic = (
-            lanewise_dot_intrinsic(target.level, anchor.lanes, anchor.dot)
+            lanewise_dot_intrinsic(self.unit_of, target.level, anchor.lanes, anchor.dot)
             if anchor.tensorized
             else None
         )

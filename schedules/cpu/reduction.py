@@ -9,7 +9,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, block_iters, new_schedule, same_block
-from lepton_tvm.schedules.x86.elementwise import schedule_spatial
+from lepton_tvm.schedules.cpu.elementwise import schedule_spatial
 from lepton_tvm.targets import Target
 
 __all__ = ["Reduction"]
@@ -28,7 +28,7 @@ class Reduction:
     partial result per lane and folds those at the end.
     """
 
-    name: str = "x86.reduction"
+    name: str
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None where it has no reduction."""

@@ -9,15 +9,15 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, new_schedule
-from lepton_tvm.schedules.prefetch import mark_prefetch
-from lepton_tvm.schedules.x86.anchor import (
+from lepton_tvm.schedules.cpu.anchor import (
     dot_loops,
     find_anchor,
     finish_tile,
     parallel_outer,
     vectorize_inner,
 )
-from lepton_tvm.schedules.x86.intrinsics import dot_intrinsic
+from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
+from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
 __all__ = ["Matmul"]
@@ -34,7 +34,8 @@ class Matmul:
     all weights for every row tile, or all rows for every column block.
     """
 
-    name: str = "x86.matmul"
+    name: str
+    unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""
@@ -65,7 +66,7 @@ class Matmul:
             parallel_outer(sch, sch.get_loops(anchor.pad)[0], macs, anchor.dot)
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // size)
         parallel_outer(sch, outer, macs, anchor.dot)
-        intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
+        intrinsic = dot_intrinsic(self.unit_of, target.level, anchor) if anchor.tensorized else None
         finish_tile(sch, anchor, inner, rc, inside[0], intrinsic)
         if columns_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [mo], [rc], block * math.prod(depths))

@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.ir.tir_rewrite import map_children, substitute
 from lepton_tvm.schedules.base import Block, Choices, block_iters, new_schedule, same_block
-from lepton_tvm.schedules.x86.anchor import vectorize_inner
+from lepton_tvm.schedules.cpu.anchor import vectorize_inner
 from lepton_tvm.targets import Target
 
 __all__ = ["Elementwise", "schedule_spatial"]
@@ -27,7 +27,7 @@ _WIDEST = 4
 class Elementwise:
     """Inlines everything into the blocks that write the outputs, and vectorises those."""
 
-    name: str = "x86.elementwise"
+    name: str
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None where it has a reduction."""

@@ -9,7 +9,7 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.ir.kernels.rows import ROW_STAGE
 from lepton_tvm.schedules.base import Block, Choices, block_notes, new_schedule, same_block
-from lepton_tvm.schedules.x86.anchor import vectorize_inner
+from lepton_tvm.schedules.cpu.anchor import vectorize_inner
 from lepton_tvm.targets import Target
 
 __all__ = ["Rows"]
@@ -26,7 +26,7 @@ class Rows:
     in registers.
     """
 
-    name: str = "x86.rows"
+    name: str
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

@@ -9,7 +9,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, new_schedule
-from lepton_tvm.schedules.x86.anchor import (
+from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
     finish_tile,
     parallel_outer,
@@ -33,7 +33,7 @@ class BatchMatmul:
     `column_blocks_outermost` as in `Matmul`.
     """
 
-    name: str = "x86.batch_matmul"
+    name: str
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

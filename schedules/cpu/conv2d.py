@@ -9,15 +9,15 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, new_schedule
-from lepton_tvm.schedules.prefetch import mark_prefetch
-from lepton_tvm.schedules.x86.anchor import (
+from lepton_tvm.schedules.cpu.anchor import (
     dot_loops,
     find_anchor,
     finish_tile,
     parallel_outer,
     vectorize_inner,
 )
-from lepton_tvm.schedules.x86.intrinsics import dot_intrinsic
+from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
+from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
 __all__ = ["Conv2d"]
@@ -35,7 +35,8 @@ class Conv2d:
     of weights is read once.
     """
 
-    name: str = "x86.conv2d"
+    name: str
+    unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""
@@ -67,7 +68,7 @@ class Conv2d:
             parallel_outer(sch, pad_outer, macs, anchor.dot)
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // anchor.weight_bytes)
         parallel_outer(sch, outer, macs, anchor.dot)
-        intrinsic = dot_intrinsic(target.level, anchor) if anchor.tensorized else None
+        intrinsic = dot_intrinsic(self.unit_of, target.level, anchor) if anchor.tensorized else None
         finish_tile(sch, anchor, wo, rh, inner[0], intrinsic)
         if blocks_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [n, h, wo], [rh, rw, rc], block * math.prod(extents[4:]))

@@ -9,8 +9,8 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.ir.kernels.register_tile import row_candidates
 from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, new_schedule, same_block
-from lepton_tvm.schedules.x86.anchor import vectorize_inner
-from lepton_tvm.schedules.x86.intrinsics import bfloat16_dot_intrinsic
+from lepton_tvm.schedules.cpu.anchor import vectorize_inner
+from lepton_tvm.schedules.cpu.dot_products import UnitOf, bfloat16_dot_intrinsic
 from lepton_tvm.targets import Target
 
 __all__ = ["WinogradConv2d"]
@@ -25,7 +25,8 @@ class WinogradConv2d:
     every stage is spread by itself.
     """
 
-    name: str = "x86.winograd_conv2d"
+    name: str
+    unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""
@@ -70,7 +71,7 @@ class WinogradConv2d:
         _start_sums(sch, product, first)
         if tile.dot == 2:
             lane = sch.get_loops(product)[-2]
-            sch.tensorize(lane, bfloat16_dot_intrinsic(target.level, tile.lanes))
+            sch.tensorize(lane, bfloat16_dot_intrinsic(self.unit_of, target.level, tile.lanes))
         return sch
 
 

@@ -1,0 +1,1 @@
+"""Templates for processors with vector registers; a family gives them names and dot products."""
