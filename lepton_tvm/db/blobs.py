@@ -17,11 +17,12 @@ class Blobs:
     """Files under `folder`, each at `ab/abcdef....so` where the name is its sha256.
 
     A file appears whole or not at all and is never changed; the hash is checked on every way out,
-    because loading an artifact runs its code.
+    because loading an artifact runs its code. `elsewhere` tells where a missing file may be.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, elsewhere: str = "") -> None:
         self.folder = folder
+        self.elsewhere = elsewhere
 
     def path(self, sha256: str) -> Path:
         """Where the file of that hash lies, or would lie."""
@@ -44,7 +45,9 @@ class Blobs:
         path = self.path(sha256)
         if not path.is_file():
             raise ArtifactError(
-                f"artifact {sha256[:12]} is recorded but its file {path} is gone; compile it again"
+                f"artifact {sha256[:12]} is recorded but its file {path} is gone; "
+                + (f"{self.elsewhere}; or " if self.elsewhere else "")
+                + "compile it again"
             )
         found = file_sha256(path)
         if found == sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +16,26 @@ from sqlalchemy.orm import Session
 from lepton_tvm.artifact.container import verify
 from lepton_tvm.db import records, schema
 from lepton_tvm.db.blobs import Blobs
-from lepton_tvm.db.engine import BUSY_SECONDS, Place, make_engine, parse_url, translated
+from lepton_tvm.db.engine import (
+    BUSY_SECONDS,
+    Place,
+    make_engine,
+    parse_url,
+    translated,
+    writer_of,
+)
 from lepton_tvm.db.jobs import JobHandle, Jobs
+from lepton_tvm.db.reasons import write_rights
 from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
 from lepton_tvm.db.tables import ArtifactRow, EvaluationRow, MeasurementRow, ModelRow
 from lepton_tvm.db.tuning import TuningLog
 from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
 
 __all__ = ["Database", "open_database"]
+
+_ELSEWHERE = (
+    "look on the machine that compiled it, and set LEPTON_TVM_ARTIFACTS to a folder that all share"
+)
 
 
 def open_database(url: str | Database | None = None, *, busy_seconds: float = 30.0) -> Database:
@@ -44,18 +57,20 @@ class Database:
 
     - What was stored when a call returned stays stored, also when the process is killed in the
       next moment. A call that raised stored nothing.
-    - Any number of processes may read and write at the same time. A writer waits its turn (30 s
-      for SQLite) and then fails with a DatabaseError that says so.
+    - Any number of processes may read and write at the same time. One writes at a time; a writer
+      waits its turn (30 s) and then fails with a DatabaseError that says so.
     - Records are added and read, never edited. The one exception is a job, whose state may change
       until it has ended. A job whose process died is found `interrupted` when the database is
       next opened.
     - Adding what is already there (an artifact with the same bytes, a model with the same source
       and shapes, a record with the same id) changes nothing and is no error.
     - A look-up answers for the target it was asked for and never with another target's record.
-    - Artifacts are files named by their sha256 in a folder beside the database. The hash is checked
-      whenever a path is handed out, since loading an artifact runs code. Nothing is unpickled.
+    - Artifacts are files named by their sha256 in a folder beside the database (PostgreSQL: in
+      LEPTON_TVM_ARTIFACTS, else in this user's data folder). The hash is checked whenever a path is
+      handed out, since loading an artifact runs code. Nothing is unpickled.
     - Opening upgrades an older schema in one transaction, refuses a newer one, and changes nothing
-      where it raises. A read-only file can be read; writing to it raises one DatabaseError.
+      where it raises. A read-only file (or a server's
+      user without the right to insert) can read; writing raises one DatabaseError.
     - All errors are DatabaseError (or ArtifactError for a missing or damaged artifact file).
 
     Use it as a context manager or call `close`. Not for use in a child after `os.fork`.
@@ -63,13 +78,15 @@ class Database:
 
     def __init__(self, place: Place, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.place = place
-        self.blobs = Blobs(place.artifacts)
+        self.blobs = Blobs(place.artifacts, "" if place.file else _ELSEWHERE)
         self._engine = make_engine(place, busy_seconds=busy_seconds)
-        self._writer = self._engine.execution_options(lepton_write=True)
+        self._writer = writer_of(self._engine)
         try:
             schema.prepare(self._engine, place)
+            if place.file is None and not self._may_write():
+                self.place = dataclasses.replace(place, readonly=True)
             self._jobs = Jobs(self)
-            if not place.readonly:
+            if not self.readonly:
                 self._jobs.settle()
         except BaseException:
             self._engine.dispose()
@@ -89,6 +106,10 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+    def _may_write(self) -> bool:
+        with translated(self.place):
+            return schema.can_write(self._engine)
 
     def __enter__(self) -> Database:
         return self
@@ -121,7 +142,9 @@ class Database:
         """Raise the DatabaseError that any write would raise, before work is done in vain."""
         if not self.readonly:
             return
-        hint = f"; make it writable with: chmod u+w {self.place.file}" if self.place.file else ""
+        hint = f"; make it writable with: chmod u+w {self.place.file}"
+        if self.place.file is None:
+            hint = f"; its owner gives the rights: {write_rights(self.place.url.username)}"
         raise DatabaseError(f"database {self.url} is read-only, nothing can be stored{hint}")
 
     # models

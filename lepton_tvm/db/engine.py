@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -13,16 +15,19 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
+from platformdirs import user_data_path
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from lepton_tvm.db.reasons import postgres_reason, sqlite_reason
 from lepton_tvm.errors import DatabaseError
 
-__all__ = ["DEFAULT_URL", "Place", "make_engine", "parse_url", "translated"]
+__all__ = ["DEFAULT_URL", "Place", "make_engine", "parse_url", "translated", "writer_of"]
 
 DEFAULT_URL = "sqlite:///lepton.db"
 BUSY_SECONDS = 30.0
+_WRITE_LOCK = int.from_bytes(b"lepton", "big")
 _HEADER = b"SQLite format 3\x00"
 
 
@@ -36,7 +41,8 @@ class Place:
     readonly: bool
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        hidden = {k: "***" for k in self.url.query if "pass" in k.lower()}
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def parse_url(url: str | None) -> Place:
@@ -49,22 +55,27 @@ def parse_url(url: str | None) -> Place:
         text = f"sqlite:///{text}"
     try:
         parsed = make_url(text)
-    except ArgumentError as e:
-        raise DatabaseError(f"{text!r} is not a database URL: {e}") from e
+    except (ArgumentError, ValueError):
+        shown = re.sub(r"://[^/@]*@", "://***@", text)
+        raise DatabaseError(
+            f"{shown!r} is not a database URL; give sqlite:///FILE or "
+            "postgresql+psycopg://USER@HOST/NAME"
+        ) from None
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_place(parsed)
-    if parsed.get_backend_name() != "postgresql":
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername != "postgresql+psycopg":
         raise DatabaseError(
             f"database {parsed.render_as_string()}: only sqlite:///FILE and "
             "postgresql+psycopg://... are supported"
         )
-    folder = os.environ.get("LEPTON_TVM_ARTIFACTS")
-    if not folder:
+    if not parsed.database:
         raise DatabaseError(
-            f"database {parsed.render_as_string()}: set LEPTON_TVM_ARTIFACTS to the folder that "
-            "all its users share for artifacts"
+            f"database {parsed.render_as_string()}: the URL names no database; "
+            "add its name: postgresql+psycopg://USER@HOST/NAME"
         )
-    return Place(parsed, None, Path(folder), readonly=False)
+    return Place(parsed, None, _shared_artifacts(parsed), readonly=False)
 
 
 def make_engine(place: Place, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
@@ -72,12 +83,21 @@ def make_engine(place: Place, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
     if place.file is not None:
         return _sqlite_engine(place, place.file, busy_seconds)
     try:
-        return sa.create_engine(place.url, pool_pre_ping=True)
+        return _postgres_engine(place, busy_seconds)
     except (ImportError, NoSuchModuleError) as e:
         raise DatabaseError(
             f"database {place}: its driver is not installed ({e}); "
             "pip install 'lepton_tvm[postgres]'"
         ) from e
+
+
+def writer_of(engine: Engine) -> Engine:
+    """The same engine for transactions that write: only one of them is open at any time."""
+    options: dict[str, Any] = {"lepton_write": True}
+    if engine.dialect.name == "postgresql":
+        # With a snapshot from before the lock was granted it would miss the last writer's rows.
+        options["isolation_level"] = "READ COMMITTED"
+    return engine.execution_options(**options)
 
 
 @contextmanager
@@ -86,9 +106,59 @@ def translated(place: Place) -> Iterator[None]:
     try:
         yield
     except DBAPIError as e:
-        raise DatabaseError(f"database {place}: {_reason(str(e.orig or e), place)}") from e
+        raise DatabaseError(f"database {place}: {_reason(e.orig or e, place)}") from e
     except (SQLAlchemyError, sqlite3.Error) as e:
-        raise DatabaseError(f"database {place}: {_reason(str(e), place)}") from e
+        raise DatabaseError(f"database {place}: {_reason(e, place)}") from e
+
+
+def _reason(error: BaseException, place: Place) -> str:
+    if place.file is not None:
+        return sqlite_reason(str(error), place.file)
+    return postgres_reason(str(error), getattr(error, "sqlstate", None), place.url.username)
+
+
+def _shared_artifacts(url: URL) -> Path:
+    """The folder of a server's artifacts: LEPTON_TVM_ARTIFACTS, else one of this user's own."""
+    folder = os.environ.get("LEPTON_TVM_ARTIFACTS")
+    if folder:
+        return Path(folder)
+    host = url.host or url.query.get("host") or "local"
+    name = f"{url.database}@{host}-{url.port or 5432}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    readable = re.sub(r"[^A-Za-z0-9.@-]+", "_", name)[:80]
+    return Path(user_data_path("lepton_tvm")) / "artifacts" / f"{readable}-{digest}"
+
+
+def _postgres_engine(place: Place, busy_seconds: float) -> Engine:
+    # a host that went away is noticed; what the URL says goes before
+    patience = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "application_name": "lepton-tvm",
+    }
+    arguments = {k: v for k, v in patience.items() if k not in place.url.query}
+    engine = sa.create_engine(
+        place.url,
+        pool_pre_ping=True,
+        isolation_level="REPEATABLE READ",
+        connect_args=arguments,
+    )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("lepton_write", False):
+            return
+        # One writer at a time, as in SQLite: counts and limits are exact, nothing deadlocks, no
+        # transaction has to be run again. A writer whose host fell silent loses its turn.
+        connection.exec_driver_sql(
+            f"SELECT set_config('lock_timeout', '{max(1, int(busy_seconds * 1e3))}', true), "
+            "set_config('idle_in_transaction_session_timeout', '60000', true)"
+        )
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")
+
+    return engine
 
 
 def _sqlite_place(url: URL) -> Place:
@@ -163,24 +233,3 @@ def _sqlite_engine(place: Place, file: Path, busy_seconds: float) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
-
-
-def _reason(text: str, place: Place) -> str:
-    low = text.lower()
-    if "locked" in low or "busy" in low:
-        return "it stayed locked by another process; wait for that process, then run again"
-    if "readonly" in low or "read-only" in low:
-        return f"it is read-only, nothing was stored; {_make_writable(place)}"
-    if "full" in low:
-        return "the disk is full, nothing was stored; free some space and run again"
-    if "not a database" in low:
-        return "the file is not a SQLite database; give another file"
-    if "malformed" in low or "corrupt" in low:
-        return "the file is damaged; restore it from a copy or an export"
-    if "unable to open" in low:
-        return f"it cannot be opened ({text}); check the folder and its permissions"
-    return text
-
-
-def _make_writable(place: Place) -> str:
-    return f"make it writable with: chmod u+w {place.file}" if place.file else "check its grants"

@@ -7,10 +7,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from lepton_tvm.db.engine import Place, translated
+from lepton_tvm.db.engine import Place, translated, writer_of
 from lepton_tvm.errors import DatabaseError
 
-__all__ = ["HEAD", "prepare"]
+__all__ = ["HEAD", "can_write", "prepare"]
 
 #: The newest revision in migrations/versions.
 HEAD = "0003"
@@ -35,10 +35,19 @@ def prepare(engine: Engine, place: Place) -> None:
                 f"{revision or '(none)'}, this version needs {HEAD}; make it writable once: "
                 f"chmod u+w {place.file}"
             )
-        writer = engine.execution_options(lepton_write=True)
-        with writer.begin() as connection:
+        with writer_of(engine).begin() as connection:
             if _revision(connection) != HEAD:
                 upgrade(connection)
+
+
+def can_write(engine: Engine) -> bool:
+    """Whether this user of a PostgreSQL server may store records."""
+    asked = sa.text(
+        "SELECT has_table_privilege('trials', 'INSERT') AND NOT pg_is_in_recovery() "
+        "AND NOT current_setting('transaction_read_only')::boolean"
+    )
+    with engine.connect() as connection:
+        return bool(connection.execute(asked).scalar())
 
 
 def upgrade(connection: Connection, revision: str = HEAD) -> None:
@@ -73,5 +82,5 @@ def _check(revision: str | None, engine: Engine, place: Place) -> None:
     if strangers:
         raise DatabaseError(
             f"database {place} holds tables of another program ({', '.join(strangers[:3])}); "
-            "give another file"
+            f"give another {'file' if place.file else 'database'}"
         )

@@ -58,7 +58,7 @@ class TuningLog:
                 for found in session.scalars(known):
                     del wanted[found]
             session.add_all(
-                WorkloadRow(hash=k, name=plain_text(name), ir=ir, created_at=now())
+                WorkloadRow(hash=k, name=plain_text(name, 255), ir=ir, created_at=now())
                 for k, (name, ir) in wanted.items()
             )
 

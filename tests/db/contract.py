@@ -11,8 +11,8 @@ import pytest
 from lepton_tvm.db import Database, Evaluation, Measurement, Trial, TrialKey
 from lepton_tvm.errors import ArtifactError
 from tests.db.conftest import make_artifact
+from tests.db.workers import KEY
 
-KEY = TrialKey("w" * 64, "x86:avx2", "cpu0", "0.27.0", "1")
 OTHER = dataclasses.replace(KEY, workload_hash="v" * 64)
 
 

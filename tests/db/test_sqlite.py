@@ -12,10 +12,11 @@ from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import ArtifactError, DatabaseError
 from tests.db.conftest import make_artifact
 from tests.db.contract import DatabaseContract
+from tests.db.process_contract import ProcessContract
 from tests.db.tuning_contract import TuningContract
 
 
-class TestSqlite(DatabaseContract, TuningContract):
+class TestSqlite(DatabaseContract, TuningContract, ProcessContract):
     """The contract on SQLite."""
 
 
@@ -38,7 +39,6 @@ def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("mysql://host/name", r"only sqlite:///FILE and postgresql\+psycopg"),
         ("sqlite://", "in-memory database keeps nothing"),
         ("sqlite:////none/such/lepton.db", "mkdir -p /none/such"),
-        ("postgresql+psycopg://host/name", "set LEPTON_TVM_ARTIFACTS"),
         ("::://", "not a database URL"),
     ],
 )

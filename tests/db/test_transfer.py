@@ -12,7 +12,8 @@ import pytest
 
 from lepton_tvm.db import Database, Winner, open_database, transfer
 from lepton_tvm.errors import DatabaseError, InputError
-from tests.db.contract import KEY, measurement, trial
+from tests.db.contract import measurement, trial
+from tests.db.workers import KEY
 
 
 @pytest.fixture

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -13,38 +10,10 @@ import pytest
 
 from lepton_tvm.db import Database, Finished, Trial, TrialKey, Winner, candidate_text
 from lepton_tvm.errors import DatabaseError, InputError
-from tests.db.contract import KEY, OTHER, trial
+from tests.db.contract import OTHER, trial
+from tests.db.workers import KEY
 
 WANTED = [(KEY, f"candidate {i}") for i in range(8)]
-
-# Claims three at a time and finishes them until nothing is left; says which trials were its own.
-WORKER = """
-import json, sys
-from lepton_tvm.db import Trial, open_database
-from tests.db.tuning_contract import KEY
-url, name, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
-wanted = [(KEY, f"candidate {i}") for i in range(limit + 5)]
-with open_database(url) as db:
-    while granted := db.tuning.claim([KEY], wanted, limit=limit, job_id=name):
-        for key, candidate in granted:
-            done = Trial(key, "ok", None, [1e-3], 1e-3, candidate=candidate, decisions={})
-            print(json.dumps([candidate, db.tuning.finish(done)]), flush=True)
-"""
-
-# Claims what it is given and dies without a word.
-DIES = """
-import os, signal, sys
-from lepton_tvm.db import open_database
-from tests.db.tuning_contract import KEY, WANTED
-db = open_database(sys.argv[1])
-assert len(db.tuning.claim([KEY], WANTED[:3], limit=None, job_id="dead", lease_s=3600)) == 3
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def start(code: str, *args: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def done(candidate: str, key: TrialKey = KEY, **fields: Any) -> Trial:
@@ -52,7 +21,7 @@ def done(candidate: str, key: TrialKey = KEY, **fields: Any) -> Trial:
 
 
 class TuningContract:
-    """Give fixtures `db` of an empty, writable database and `url` of the same."""
+    """Give fixtures `db` of an empty, writable database and `tuned` of the same."""
 
     def test_workloads_come_back(self, db: Database) -> None:
         db.tuning.add_workloads([("w1", "conv", "é" * 1000), ("w2", "dense", "IR")])
@@ -95,13 +64,6 @@ class TuningContract:
         assert tuning.claim([KEY], WANTED[:2], limit=2, job_id="c", lease_s=0) == WANTED[:2]
         assert tuning.renew("c", 3600) == 2
         assert tuning.claim([KEY], WANTED[:2], limit=2, job_id="d") == []
-
-    def test_a_dead_owners_claims_are_given_out_again(self, tuned: Database, url: str) -> None:
-        process = start(DIES, url)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == -9, said
-        assert tuned.tuning.count()["claims"] == 3
-        assert tuned.tuning.claim([KEY], WANTED, limit=8, job_id="a") == WANTED
 
     def test_claims_of_other_hosts_last_for_their_lease(
         self, tuned: Database, monkeypatch: pytest.MonkeyPatch
@@ -222,16 +184,3 @@ class TuningContract:
             foreign = list(key)
             foreign[i] = "other"
             assert tuning.load_cost_model(*foreign) is None
-
-    def test_eight_processes_try_everything_once(self, tuned: Database, url: str) -> None:
-        limit = 60
-        running = [start(WORKER, url, f"worker {n}", limit) for n in range(8)]
-        said = []
-        for process in running:
-            out, err = process.communicate(timeout=120)
-            assert process.returncode == 0, err
-            said += [json.loads(line) for line in out.splitlines()]
-        assert len(said) == limit
-        assert all(stored for _, stored in said)
-        assert len({candidate for candidate, _ in said}) == limit
-        assert tuned.tuning.count() == {"workloads": 2, "trials": limit, "claims": 0}
