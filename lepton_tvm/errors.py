@@ -11,6 +11,7 @@ __all__ = [
     "ModelError",
     "RequirementError",
     "TargetError",
+    "TrialError",
 ]
 
 
@@ -44,6 +45,10 @@ class DatabaseError(LeptonError, RuntimeError):
 
 class CompileError(LeptonError, RuntimeError):
     """A graph could not be lowered, scheduled or built; a fault of ours, not of the input."""
+
+
+class TrialError(LeptonError, RuntimeError):
+    """No candidate kernel can be built or run here at all, whatever the candidate."""
 
 
 class RequirementError(LeptonError, RuntimeError):

@@ -12,7 +12,8 @@ Nothing here searches: the same module, target and tuned schedules always give t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ __all__ = [
     "Fused",
     "Tuned",
     "build",
+    "build_context",
     "executor",
     "fuse",
     "lower",
@@ -215,7 +217,7 @@ def build(
     lowered = lower(module, goal, progress, winograd=winograd, tuned=tuned)
     if progress is not None:
         progress("build")
-    with goal.tvm, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+    with build_context(goal):
         try:
             executable = tvm.compile(
                 lowered.module, goal.tvm, relax_pipeline=_finish_relax(), tir_pipeline=TIR_PIPELINE
@@ -226,6 +228,13 @@ def build(
                 f"{str(error).strip().splitlines()[-1]}; please report it with the model"
             ) from error
     return Build(executable, lowered.kernels, lowered.reports, goal)
+
+
+@contextmanager
+def build_context(target: Target) -> Iterator[None]:
+    """What machine code is generated in, for whole models and for single kernels alike."""
+    with target.tvm, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+        yield
 
 
 def executor(module: tvm.IRModule) -> Callable[[Sequence[Array]], list[Array]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import tvm
 from tvm import tirx
@@ -22,11 +23,15 @@ RULES: Mapping[str, Sequence[ScheduleRule]] = {"x86": X86_RULES}
 
 @dataclass(frozen=True)
 class Applied:
-    """Which rule scheduled a function (None: TVM's default), and what rules that failed said."""
+    """Which rule scheduled a function (None: TVM's default), and what rules that failed said.
+
+    `trace` is TVM's trace of the rule's schedule.
+    """
 
     function: str
     rule: str | None
     failures: tuple[str, ...] = ()
+    trace: Any = field(default=None, repr=False, compare=False)
 
 
 def apply_schedules(
@@ -66,5 +71,5 @@ def _first_that_fits(
         if sch is not None:
             made = insert_prefetch(sch.mod["main"])
             made = made.with_attrs(func.attrs) if func.attrs else made
-            return made, Applied(name, rule.name, tuple(failures))
+            return made, Applied(name, rule.name, tuple(failures), sch.trace)
     return func, Applied(name, None, tuple(failures))

@@ -16,7 +16,7 @@ from lepton_tvm.artifact.container import pack
 from lepton_tvm.artifact.manifest import check_manifest
 from lepton_tvm.errors import ArtifactError
 
-__all__ = ["find_compiler", "link", "save", "write_atomic"]
+__all__ = ["export_library", "find_compiler", "link", "save", "write_atomic"]
 
 _EXPORTS = "{ global: __tvm_ffi_*; __TVM*; TVM*; local: *; };\n"
 # Measured on a five-kernel model: 31 kB with none of these, 11 kB with all. Debug sections are
@@ -50,7 +50,7 @@ def save(
     compiler = find_compiler(cc)
     with _scratch() as folder:
         library = Path(folder) / "model.so"
-        _export(executable, library, compiler)
+        export_library(executable, library, compiler)
         code = library.read_bytes()
     data = code + pack(code, manifest)
     write_atomic(target, data, mode=0o755)
@@ -118,7 +118,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _export(executable: Any, library: Path, compiler: str) -> None:
+def export_library(executable: Any, library: Path, compiler: str) -> None:
+    """Link what `tvm.compile` returned to the file `library`. Raises ArtifactError."""
     failures: list[ArtifactError] = []
 
     def fcompile(output: str, objects: list[str], options: Any = None, **_: Any) -> None:

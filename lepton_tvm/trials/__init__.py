@@ -1,5 +1,10 @@
-"""Building and running candidate kernels in processes of their own, here or elsewhere."""
+"""Building and running candidate kernels in processes of their own, here or elsewhere.
 
+`ParallelBuilder` and `LocalRunner` do it on this machine; neither loads the compiler into this
+process. `lepton_tvm.trials.kernel_build.build_kernel` is the work of a builder as a function.
+"""
+
+from lepton_tvm.trials.builder import ParallelBuilder
 from lepton_tvm.trials.requests import (
     Argument,
     Builder,
@@ -9,12 +14,15 @@ from lepton_tvm.trials.requests import (
     RunRequest,
     RunResult,
 )
+from lepton_tvm.trials.runner import LocalRunner
 
 __all__ = [
     "Argument",
     "BuildRequest",
     "Builder",
     "Built",
+    "LocalRunner",
+    "ParallelBuilder",
     "RunRequest",
     "RunResult",
     "Runner",

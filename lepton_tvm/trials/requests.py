@@ -44,6 +44,8 @@ class Built:
     the build took. `asked` is what the template asked: name -> (candidates, default); `decisions`
     are its answers that are not the default, which lack what was requested but is no candidate;
     `trace` is the schedule as MetaSchedule's JSON. All three are empty where no template applied.
+    `reason` is set where no candidate could have been built: `no-compiler`,
+    `disk-full` or `scratch-gone`; such a failure says nothing about the candidate.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Built:
     asked: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict, repr=False)
     decisions: Mapping[str, int] = field(default_factory=dict)
     trace: Any = field(default=None, repr=False)
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""What a forked builder does: one kernel after another, until its parent closes the socket.
+
+{"request": R, "folder": F, "timeout_s": T}  -> the fields of `Built`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+
+import tvm
+from tvm import te
+
+from lepton_tvm.errors import LeptonError
+from lepton_tvm.targets import parse_target
+from lepton_tvm.trials.kernel_build import build_kernel, try_build
+from lepton_tvm.trials.limits import limit_cpu_time
+from lepton_tvm.trials.requests import BuildRequest
+from lepton_tvm.trials.wire import build_request, receive, send, to_json
+
+__all__ = ["serve", "warm_up"]
+
+
+def warm_up() -> None:
+    """Build a kernel once: what is initialised on first use is then shared by all children."""
+    x = te.placeholder((64,), "float32", "x")
+    function = te.create_prim_func([x, te.compute((64,), lambda i: x[i] + 1.0, "y")])
+    module = tvm.ir.save_json(tvm.IRModule({"main": function}))
+    with contextlib.suppress(LeptonError), tempfile.TemporaryDirectory() as folder:
+        native = parse_target("native")
+        build_kernel(BuildRequest("warm-up", module, str(native), native.cores, {}), folder)
+
+
+def serve(channel: socket.socket) -> None:
+    """Build what is asked for; the socket's end is the end of the work."""
+    while (message := receive(channel)) is not None:
+        limit_cpu_time(message["timeout_s"])
+        send(channel, to_json(try_build(build_request(message["request"]), message["folder"])))

@@ -1,0 +1,179 @@
+"""From a loop nest and decisions to a shared library: the work of every builder."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+
+from lepton_tvm.artifact.writer import export_library, find_compiler
+from lepton_tvm.errors import ArtifactError, CompileError, LeptonError
+from lepton_tvm.pipeline import TIR_PIPELINE, build_context
+from lepton_tvm.schedules.apply import apply_schedules
+from lepton_tvm.schedules.base import Decided
+from lepton_tvm.targets import Target, parse_target
+from lepton_tvm.trials.requests import BuildRequest, Built
+
+__all__ = ["build_kernel", "try_build"]
+
+_LEAST_FREE = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def build_kernel(request: BuildRequest, folder: str | Path) -> Path:
+    """Build one kernel to a new file in `folder`, in this process; the file.
+
+    Links with the C compiler of the target. Raises CompileError where the schedule or the compiler
+    refuses, ArtifactError where it cannot be linked.
+    """
+    return _build(request, Path(folder))[0]
+
+
+@dataclass(frozen=True)
+class _Scheduled:
+    """A scheduled kernel, and what its template asked and did if there was one."""
+
+    module: tvm.IRModule
+    decided: Decided | None = None
+    trace: Any = None
+
+
+def _build(request: BuildRequest, folder: Path) -> tuple[Path, _Scheduled]:
+    goal = dataclasses.replace(parse_target(request.target), cores=request.cores)
+    compiler = find_compiler(goal.cross_compiler)
+    scheduled = _schedule(request, goal)
+    with build_context(goal):
+        try:
+            executable = tvm.compile(scheduled.module, goal.tvm, tir_pipeline=TIR_PIPELINE)
+        except (RuntimeError, ValueError) as error:
+            raise CompileError(f"the compiler refused: {_last_line(error)}") from error
+    descriptor, name = tempfile.mkstemp(prefix="kernel-", suffix=".so", dir=folder)
+    os.close(descriptor)
+    try:
+        export_library(executable, Path(name), compiler)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    finally:
+        Path(name).with_suffix(".map").unlink(missing_ok=True)
+    return Path(name), scheduled
+
+
+def try_build(request: BuildRequest, folder: str | Path) -> Built:
+    """`build_kernel` as an answer, which says what went wrong instead of raising."""
+    start = time.perf_counter()
+    try:
+        path, scheduled = _build(request, Path(folder))
+    except Exception as error:
+        seconds = time.perf_counter() - start
+        reason = _reason(error, Path(folder))
+        told = _TOLD[reason].format(folder=folder) if reason else _message(error)
+        return Built(request.id, "failed", None, told, seconds, reason=reason)
+    seconds = time.perf_counter() - start
+    decided = scheduled.decided or Decided({})
+    asked = {name: (choices, default) for name, (choices, default, _) in decided.asked.items()}
+    trace = _plain(scheduled.trace.as_json()) if scheduled.trace is not None else None
+    return Built(
+        request.id, "ok", str(path), None, seconds, asked, decided.differing, trace
+    )  # fmt: skip
+
+
+def _schedule(request: BuildRequest, goal: Target) -> _Scheduled:
+    module = tvm.ir.load_json(request.module)
+    module["main"] = module["main"].with_attr("global_symbol", "main")
+    if request.decisions is not None:
+        return _by_template(module, goal, Decided(request.decisions))
+    if request.trace is not None:
+        module = _by_trace(module, request.trace)
+    elif goal.tvm.kind.name != "llvm":
+        with goal.tvm:
+            module = s_tir.transform.DefaultGPUSchedule()(module)
+    module["main"] = module["main"].with_attr("tirx.is_scheduled", True)
+    return _Scheduled(module)
+
+
+def _by_template(module: tvm.IRModule, goal: Target, decided: Decided) -> _Scheduled:
+    with goal.tvm:
+        scheduled, (applied,) = apply_schedules(module, goal, lambda name: decided)
+    if applied.failures and decided.differing:
+        # Another rule would have taken it, which is not what was asked for.
+        raise CompileError(f"the schedule cannot be carried out: {applied.failures[0]}")
+    if applied.rule is None:
+        return _Scheduled(scheduled)
+    return _Scheduled(scheduled, decided, applied.trace)
+
+
+def _by_trace(module: tvm.IRModule, trace: Any) -> tvm.IRModule:
+    schedule = s_tir.Schedule(module)
+    try:
+        steps = json.loads(trace) if isinstance(trace, str) else trace
+        s_tir.schedule.Trace.apply_json_to_schedule(steps, schedule)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CompileError(f"the trace cannot be replayed: {_last_line(error)}") from error
+    return schedule.mod
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers and numbers as JSON's."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, tirx.IntImm):
+        return int(value)
+    if isinstance(value, tirx.FloatImm):
+        return float(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]
+
+
+_TOLD = {
+    "no-compiler": "no C compiler to link with; install gcc or set LEPTON_TVM_CC",
+    "disk-full": "the disk of {folder} is full; free some space or set TMPDIR",
+    "scratch-gone": "the folder {folder} was removed while candidates were built into it",
+}
+
+
+def _reason(error: Exception, folder: Path) -> str | None:
+    """Why nothing at all can be built here; None where the candidate is to blame."""
+    if isinstance(error, ArtifactError) and "no C compiler found" in str(error):
+        return "no-compiler"
+    if not folder.is_dir():
+        return "scratch-gone"
+    if _is_full(error, folder):
+        return "disk-full"
+    return None
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    try:
+        about = os.statvfs(folder)
+    except OSError:
+        return False
+    return about.f_bavail * about.f_frsize < _LEAST_FREE
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, LeptonError):
+        return str(error)
+    return f"{type(error).__name__}: {_last_line(error)}"
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,171 @@
+"""Running one built kernel beside its reference: their numbers, then their times in turns."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from lepton_tvm.errors import InputError
+from lepton_tvm.measure.latency import Rounds, measure_interleaved
+from lepton_tvm.runtime.library import ffi, global_function
+from lepton_tvm.runtime.threads import run_with_threads
+from lepton_tvm.trials.check import difference
+from lepton_tvm.trials.requests import Argument, RunRequest, RunResult
+
+__all__ = ["request_bytes", "run_kernel"]
+
+Array = npt.NDArray[Any]
+
+_WARMUP_SHARE = 0.1
+# A candidate so much slower than the reference needs no second sample.
+_HOPELESS = 4.0
+# What outputs hold before the call; the two differ, so that a kernel that writes nothing is seen.
+_CANDIDATE_FILL, _REFERENCE_FILL = 0xFF, 0x00
+
+
+def run_kernel(request: RunRequest) -> RunResult:
+    """Check and time one kernel in this process, which it may take down.
+
+    Raises what loading or calling the libraries raises.
+    """
+    given: dict[Argument, Any] = {}
+    candidate = _Kernel(request.path, request.arguments, given, _CANDIDATE_FILL)
+    if request.reference is None:
+        run_with_threads(request.threads, candidate.call)
+        samples = run_with_threads(request.threads, lambda: _time(request, candidate, None))
+        return RunResult(request.id, "ok", tuple(samples["candidate"]))
+    reference = _Kernel(request.reference, request.reference_arguments, given, _REFERENCE_FILL)
+    run_with_threads(request.threads, reference.call)
+    want = reference.outputs()
+    for times in ("first", "last"):
+        run_with_threads(request.threads, candidate.call)
+        wrong = _wrong(candidate.outputs(), want, request.tolerance)
+        if wrong is not None:
+            return RunResult(request.id, "wrong", error=f"{wrong} ({times} call)")
+        if times == "first":
+            samples = run_with_threads(
+                request.threads, lambda: _time(request, candidate, reference)
+            )
+    return RunResult(request.id, "ok", tuple(samples["candidate"]), tuple(samples["reference"]))
+
+
+def request_bytes(request: RunRequest) -> int:
+    """The bytes of all arguments."""
+    both = (*request.arguments, *request.reference_arguments)
+    return sum(_size(a) for a in both)
+
+
+class _Kernel:
+    """A loaded library and its arguments."""
+
+    def __init__(
+        self, path: str, arguments: Sequence[Argument], given: dict[Argument, Any], fill: int
+    ) -> None:
+        self._main = ffi().load_module(os.path.realpath(path))["main"]
+        self._outputs = [(a, _filled(a, fill)) for a in arguments if a.path is None]
+        outputs = iter(self._outputs)
+        for a in arguments:
+            if a.path is not None and a not in given:
+                given[a] = _read(a)
+        self._arguments = [next(outputs)[1] if a.path is None else given[a] for a in arguments]
+
+    def call(self) -> None:
+        self._main(*self._arguments)
+
+    def timer(self, number: int) -> float:
+        """Seconds of one call, the mean of `number`."""
+        main, arguments = self._main, self._arguments
+        start = time.perf_counter_ns()
+        for _ in range(number):
+            main(*arguments)
+        return (time.perf_counter_ns() - start) / number / 1e9
+
+    def outputs(self) -> list[Array]:
+        """Copies of the outputs."""
+        return [_bytes_of(a, tensor) for a, tensor in self._outputs]
+
+
+def _time(
+    request: RunRequest, candidate: _Kernel, reference: _Kernel | None
+) -> dict[str, list[float]]:
+    _pin(request.threads)
+    warmup = _WARMUP_SHARE * request.budget_s
+    kernels = {"candidate": candidate.timer}
+    least = 3
+    if reference is not None:
+        kernels["reference"] = reference.timer
+        first = candidate.timer(1)
+        if first > request.budget_s and first > _HOPELESS * reference.timer(1):
+            least = 1
+    budget = request.budget_s - warmup * len(kernels)
+    gc.collect()
+    gc.disable()
+    return measure_interleaved(kernels, Rounds(least=least, budget_s=budget, warmup_s=warmup))
+
+
+def _pin(threads: int) -> None:
+    """Keep each thread of this process, TVM's pool among them, on a CPU of its own."""
+    # From the last CPU down, since the first one serves most interrupts.
+    cpus = sorted(os.sched_getaffinity(0), reverse=True)
+    tasks = sorted(int(entry.name) for entry in Path("/proc/self/task").iterdir())
+    for index, task in enumerate(tasks[: max(threads, 1)]):
+        os.sched_setaffinity(task, {cpus[index % len(cpus)]})
+
+
+def _wrong(got: Sequence[Array], want: Sequence[Array], tolerance: float) -> str | None:
+    if len(got) != len(want):
+        return f"{len(got)} outputs where {len(want)} are due"
+    for index, (found, due) in enumerate(zip(got, want, strict=True)):
+        told = difference(found, due, tolerance)
+        if told is not None:
+            return told if len(want) == 1 else f"output {index}: {told}"
+    return None
+
+
+def _read(argument: Argument) -> Any:
+    assert argument.path is not None
+    data = np.fromfile(argument.path, np.uint8)
+    due = _size(argument)
+    if data.size != due:
+        raise InputError(f"argument file {argument.path} holds {data.size} bytes, not {due}")
+    return _tensor(argument, data)
+
+
+def _filled(argument: Argument, fill: int) -> Any:
+    return _tensor(argument, np.full(_size(argument), fill, np.uint8))
+
+
+def _size(argument: Argument) -> int:
+    return _dtype(argument.dtype).itemsize * int(np.prod(argument.shape, dtype=np.int64))
+
+
+def _tensor(argument: Argument, data: Array) -> Any:
+    """A tensor of TVM's own allocation, aligned as kernels expect."""
+    core = ffi()
+    shape, dtype = core.Shape(list(argument.shape)), core.dtype(argument.dtype)
+    allocate = global_function("runtime.TVMTensorAllocWithScope")
+    tensor = allocate(shape, dtype, core.device("cpu", 0), None)
+    source = data.ctypes.data_as(ctypes.c_void_p)
+    global_function("runtime.TVMTensorCopyFromBytes")(tensor, source, data.size)
+    return tensor
+
+
+def _bytes_of(argument: Argument, tensor: Any) -> Array:
+    data = np.empty(_size(argument), np.uint8)
+    target = data.ctypes.data_as(ctypes.c_void_p)
+    global_function("runtime.TVMTensorCopyToBytes")(tensor, target, data.size)
+    return data.view(_dtype(argument.dtype)).reshape(argument.shape)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """NumPy's type of that name, or that of ml_dtypes (bfloat16)."""
+    return np.dtype(getattr(ml_dtypes, name, name))
