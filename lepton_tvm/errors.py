@@ -6,6 +6,7 @@ __all__ = [
     "ArtifactError",
     "CompileError",
     "DatabaseError",
+    "DeviceError",
     "InputError",
     "LeptonError",
     "ModelError",
@@ -41,6 +42,10 @@ class ArtifactError(InputError):
 
 class DatabaseError(LeptonError, RuntimeError):
     """The tuning-log database cannot be read or written."""
+
+
+class DeviceError(LeptonError, RuntimeError):
+    """A device of the farm, or its tracker, cannot be reached or did not do what it was asked."""
 
 
 class CompileError(LeptonError, RuntimeError):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from lepton_tvm.measure.inputs import read_arrays
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags
 
 __all__ = ["ENGINES", "OURS", "PRECISIONS", "Job", "Loaded", "Peer"]
@@ -75,20 +74,6 @@ class Peer:
     load: Callable[[Job], Loaded]
     lacks: Callable[[str], str | None] = lambda _precision: None
     isa_limit: Callable[[str], dict[str, str]] | None = None
-
-
-def read_arrays(path: str) -> dict[str, Array]:
-    """All arrays of a .npz file."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """A .npz file of arrays with any names (`numpy.savez` takes no array called "file")."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(array))
 
 
 def calibration_samples(job: Job) -> Iterator[dict[str, Array]]:

@@ -12,14 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lepton_tvm.bench.engines import ENGINES, OURS, PRECISIONS, Job, read_arrays, write_arrays
+from lepton_tvm.bench.engines import ENGINES, OURS, PRECISIONS, Job
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
 from lepton_tvm.bench.profile import profile_artifacts
 from lepton_tvm.bench.result import BenchResult, EngineTime
 from lepton_tvm.data import as_samples
 from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure import Rounds, measure_interleaved, median_ci, this_machine
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.inputs import random_inputs, read_arrays, write_arrays
 from lepton_tvm.measure.peak.run import ROUNDS as PEAK_ROUNDS
 from lepton_tvm.measure.peak.run import measure_peaks
 from lepton_tvm.measure.profile import Profile

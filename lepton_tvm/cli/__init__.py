@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lepton_tvm import __version__
-from lepton_tvm.cli import bench, compare, compile, db, demo, doctor, inspect, run
+from lepton_tvm.cli import bench, compare, compile, db, demo, device, doctor, inspect, run
 from lepton_tvm.cli.session import set_debug
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ def options(
 for part in (demo, compile, run, compare, bench, inspect, doctor):
     part.register(app)
 app.add_typer(db.app, name="db", help="Look into the database, move it, tidy it up.")
+app.add_typer(device.app, name="device", help="Measure on other machines: serve, track, list.")
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ class Machine:
     def to_json(self) -> dict[str, Any]:
         """The fields and the fingerprint."""
         return {**asdict(self), "flags": list(self.flags), "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Machine:
+        """The inverse of `to_json`."""
+        kept = {f.name: data[f.name] for f in fields(cls)}
+        return cls(**{**kept, "flags": tuple(kept["flags"])})
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,9 +14,10 @@ from typing import Any
 
 from lepton_tvm.errors import LeptonError
 
-__all__ = ["ffi", "global_function", "runtime_library", "tvm_version"]
+__all__ = ["ffi", "global_function", "remote_calls", "runtime_library", "tvm_version"]
 
 _NAME = "libtvm_runtime.so"
+_EXTRA = "libtvm_runtime_extra.so"  # holds RPC
 
 
 @functools.lru_cache(maxsize=1)
@@ -50,6 +51,23 @@ def global_function(name: str) -> Callable[..., Any]:
     """A function that TVM's runtime registers under `name`."""
     function: Callable[..., Any] = ffi().get_global_func(name)
     return function
+
+
+@functools.lru_cache(maxsize=4)
+def remote_calls(name: str) -> Callable[..., Any]:
+    """A function of TVM's RPC (`rpc.Connect`, `rpc.ServerLoop`), whose library is loaded if needed.
+
+    Raises LeptonError where this TVM was built without RPC.
+    """
+    ffi()
+    path = _find().with_name(_EXTRA)
+    try:
+        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        return global_function(name)
+    except (OSError, ValueError) as e:
+        raise LeptonError(
+            f"this TVM cannot do remote calls ({path}: {e}); install apache-tvm from PyPI"
+        ) from e
 
 
 @functools.lru_cache(maxsize=1)

@@ -47,14 +47,21 @@ def load(path: str | Path, threads: int = 1) -> Net:
 
 
 def check_machine(
-    manifest: Mapping[str, Any], path: str, *, flags: frozenset[str] | None = None
+    manifest: Mapping[str, Any],
+    path: str,
+    *,
+    flags: frozenset[str] | None = None,
+    arch: str | None = None,
 ) -> None:
-    """Raise TargetError unless this machine (or one with CPU `flags`) can run the artifact."""
-    here = platform.machine()
+    """Raise TargetError unless this machine can run the artifact.
+
+    Or another one: with CPU `flags` (as its /proc/cpuinfo writes them) and of `arch`.
+    """
+    here, what = arch or platform.machine(), "this machine" if arch is None else "the device"
     if manifest["arch"] != here:
         raise TargetError(
-            f"artifact {path} was built for {manifest['arch']}, this machine is {here}; "
-            "compile it for this machine"
+            f"artifact {path} was built for {manifest['arch']}, {what} is {here}; "
+            f"compile it for {what}"
         )
     have = cpu_flags() if flags is None else flags
     missing = [f for f in manifest["cpu_features"] if f not in have]

@@ -1,0 +1,174 @@
+"""Choosing devices of one kind from a tracker, and taking them one by one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from lepton_tvm.device.client import DeviceLost, DeviceSession
+from lepton_tvm.device.tracker import Address, DeviceInfo, Tracker
+from lepton_tvm.device.wire import own_version
+from lepton_tvm.errors import DeviceError, InputError
+from lepton_tvm.runtime.library import tvm_version
+
+__all__ = ["DevicePool"]
+
+_LOOK_S = 1.0
+_SERVE = "start a device: lepton-tvm device serve --tracker {tracker} --key {key}"
+
+
+class DevicePool:
+    """The devices of `key` that have one hardware fingerprint and this process's TVM version.
+
+    The fingerprint is that of most devices when the pool is made, or `fingerprint`. What is left
+    out is told to `say`, once each. Raises DeviceError where no fitting device is known to the
+    tracker within `wait_s`, InputError where devices give fewer than `threads`.
+    """
+
+    def __init__(
+        self,
+        tracker: Address,
+        key: str,
+        *,
+        threads: int = 1,
+        wait_s: float = 60.0,
+        fingerprint: str | None = None,
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self._tracker, self._key, self._wait_s, self._say = tracker, key, wait_s, say
+        self._threads = threads
+        self._told: set[str] = set()
+        chosen = self._choose(fingerprint)
+        self.machine: dict[str, Any] = dict(chosen.facts["machine"])
+        self.fingerprint = str(chosen.fingerprint)
+        self.facts = dict(chosen.facts)
+        most = int(chosen.facts.get("threads", 1))
+        if threads > most:
+            raise InputError(
+                f"{threads} threads were asked for, the devices of key {key!r} give {most} at most "
+                "(their --threads)"
+            )
+
+    def count(self) -> int:
+        """How many fitting devices the tracker knows, busy ones too; at least 1."""
+        with Tracker(self._tracker) as tracker:
+            fitting = [d for d in tracker.devices(self._key) if self._refusal(d) is None]
+        return max(1, len(fitting))
+
+    def take(self, stop: Callable[[], bool] = lambda: False) -> DeviceSession | None:
+        """A session with a fitting device, waiting for a free one; None where `stop` said so.
+
+        Raises DeviceError when the wait time is over.
+        """
+        end = time.monotonic() + self._wait_s
+        # Unfitting ones are held meanwhile: the tracker would give the same one again.
+        held: list[DeviceSession] = []
+        problem = "none is free"
+        try:
+            while not stop() and time.monotonic() < end:
+                try:
+                    session = self._request(end, stop)
+                    if session is None:
+                        continue
+                    refusal = self._unfit(session)
+                    if refusal is None:
+                        return session
+                    self._tell(f"left out: device {session.place}: {refusal}")
+                    held.append(session)
+                except DeviceLost as e:
+                    problem = str(e)
+                    _pause(_LOOK_S, stop)
+        finally:
+            for other in held:
+                other.close()
+        if stop():
+            return None
+        raise DeviceError(
+            f"no device of key {self._key!r} with hardware {self.fingerprint} could be had from "
+            f"tracker {self._address()} within {self._wait_s:.0f} s ({problem}); {self._hint()}"
+        )
+
+    def _request(self, end: float, stop: Callable[[], bool]) -> DeviceSession | None:
+        with Tracker(self._tracker) as tracker:
+            place = tracker.request(self._key, wait_s=max(0.0, end - time.monotonic()), stop=stop)
+        return None if place is None else DeviceSession(place)
+
+    def _unfit(self, session: DeviceSession) -> str | None:
+        facts, _ = session.ask("hello")
+        place = session.place
+        return self._refusal(DeviceInfo(self._key, place.host, place.port, facts))
+
+    def _refusal(self, device: DeviceInfo) -> str | None:
+        """Why a device is not used."""
+        problem = _problem(device)
+        if problem is not None:
+            return problem
+        if device.fingerprint != self.fingerprint:
+            return (
+                f"its hardware is {device.fingerprint}, that of this run is {self.fingerprint}: "
+                "their times must not be mixed; give it a key of its own"
+            )
+        return None
+
+    def _choose(self, fingerprint: str | None) -> DeviceInfo:
+        end = time.monotonic() + self._wait_s
+        while True:
+            with Tracker(self._tracker) as tracker:
+                found = tracker.devices(self._key)
+            fitting = [d for d in found if _problem(d) is None]
+            if fingerprint is not None:
+                fitting = [d for d in fitting if d.fingerprint == fingerprint]
+            if fitting:
+                break
+            if time.monotonic() > end:
+                raise DeviceError(self._nobody(found, fingerprint))
+            time.sleep(_LOOK_S)
+        counts = Counter(d.fingerprint for d in fitting)
+        most = max(counts.values())
+        chosen = next(d for d in fitting if counts[d.fingerprint] == most)
+        self.fingerprint = str(chosen.fingerprint)
+        for device in found:
+            refusal = self._refusal(device)
+            if refusal is not None:
+                self._tell(f"left out: device {device}: {refusal}")
+        return chosen
+
+    def _nobody(self, found: list[DeviceInfo], fingerprint: str | None) -> str:
+        if not found:
+            return f"tracker {self._address()} knows no device of key {self._key!r}; {self._hint()}"
+        reasons = "; ".join(f"{d}: {_problem(d) or f'hardware {d.fingerprint}'}" for d in found)
+        wanted = f" with hardware {fingerprint}" if fingerprint else ""
+        return (
+            f"no device of key {self._key!r}{wanted} at tracker {self._address()} can be used: "
+            f"{reasons}; {self._hint()}"
+        )
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._say(text)
+
+    def _address(self) -> str:
+        return f"{self._tracker[0]}:{self._tracker[1]}"
+
+    def _hint(self) -> str:
+        return _SERVE.format(tracker=self._address(), key=self._key)
+
+
+def _problem(device: DeviceInfo) -> str | None:
+    """Why a device cannot be used at all."""
+    if not device.is_ours:
+        return "it runs TVM's own RPC server; start it with `lepton-tvm device serve`"
+    theirs = device.facts.get("versions") or {}
+    for name, here in (("tvm", tvm_version()), ("lepton_tvm", own_version())):
+        if theirs.get(name) != here:
+            return f"it has {name} {theirs.get(name)}, this machine has {here}: install the same"
+    return None
+
+
+def _pause(seconds: float, stop: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not stop() and time.monotonic() < end:
+        time.sleep(0.05)
