@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lepton_tvm.cli.options import Db, Json, Threads
+from lepton_tvm.cli.options import Db, DeviceKey, Json, Threads, Tracker
 from lepton_tvm.cli.session import Output, command, progress
 from lepton_tvm.errors import RequirementError
 
@@ -39,6 +39,8 @@ def register(app: typer.Typer) -> None:
         data: Data = None,
         threads: Threads = 1,
         fail_if_slower: FailIfSlower = None,
+        tracker: Tracker = None,
+        key: DeviceKey = None,
         db: Db = None,
         as_json: Json = False,
     ) -> Output:
@@ -54,6 +56,8 @@ def register(app: typer.Typer) -> None:
                     db=db,
                     data=data,
                     threads=threads,
+                    tracker=tracker,
+                    key=key,
                     fail_if_slower=fail_if_slower,
                     progress=say,
                 )

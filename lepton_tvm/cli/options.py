@@ -11,10 +11,12 @@ from lepton_tvm.errors import InputError
 
 __all__ = [
     "Db",
+    "DeviceKey",
     "Json",
     "Shapes",
     "Target",
     "Threads",
+    "Tracker",
     "parse_prune",
     "parse_shapes",
 ]
@@ -41,6 +43,22 @@ Shapes = Annotated[
     list[str] | None,
     typer.Option(
         "--shape", metavar="NAME=1,3,224,224", help="Fix an input's shape; may be repeated."
+    ),
+]
+
+Tracker = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        metavar="HOST:PORT",
+        help="Measure on a device of this tracker (needs --key).",
+        show_default=False,
+    ),
+]
+DeviceKey = Annotated[
+    str | None,
+    typer.Option(
+        "--key", metavar="KEY", help="The kind of device (with --tracker).", show_default=False
     ),
 ]
 

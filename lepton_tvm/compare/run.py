@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lepton_tvm import runtime
 from lepton_tvm.compare.result import Comparison, Variant
 from lepton_tvm.compare.select import Selection, select
 from lepton_tvm.data import Samples, as_samples
 from lepton_tvm.db import Artifact, Database, Evaluation, Measurement, open_database
 from lepton_tvm.db.records import new_id
+from lepton_tvm.device.artifacts import remote_artifacts
 from lepton_tvm.errors import InputError, RequirementError
 from lepton_tvm.measure import (
     Machine,
     Quality,
     QualityMeter,
     Rounds,
-    measure_interleaved,
     median_ci,
-    pinned,
     speedup_ci,
-    this_machine,
 )
+from lepton_tvm.measure.artifacts import ArtifactPlace, LocalArtifacts
 from lepton_tvm.measure.inputs import random_inputs
-from lepton_tvm.measure.quality import as_list
-from lepton_tvm.model import Model
-from lepton_tvm.runtime import Net
+from lepton_tvm.model import Model, TensorInfo
 
 __all__ = ["compare"]
 
@@ -44,6 +40,8 @@ def compare(
     data: Any = None,
     threads: int = 1,
     target: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     fail_if_slower: float | None = None,
     rounds: Rounds | None = None,
     seed: int = 0,
@@ -54,18 +52,23 @@ def compare(
     `model` is a `Model`, a name, or the beginning of an id; None where the database holds one.
     `data` (every form of `as_samples`; labels under `label`) gives accuracy, agreement and SQNR;
     without it they are None. Raw samples and evaluations are stored. `seed` draws the inputs that
-    are timed where there is no data, and the bootstrap.
+    are timed where there is no data, and the bootstrap. With `tracker` (`HOST:PORT`) and `key` all
+    runs on a device of that farm, whose machine the measurements are stored with.
 
     Raises InputError where there is nothing to compare, ArtifactError for a damaged file,
-    DatabaseError, and RequirementError (its `comparison` holds the result) where a variant's
-    speed-up is below `fail_if_slower`.
+    DatabaseError, DeviceError for a farm that has no such device, and RequirementError (its
+    `comparison` holds the result) where a variant's speed-up is below `fail_if_slower`.
     """
     if fail_if_slower is not None and not fail_if_slower > 0:
         raise InputError(f"fail_if_slower must be above 0, found {fail_if_slower}")
     say = progress or (lambda _text: None)
     database = open_database(db)
     try:
-        result = _compare(database, model, data, threads, target, rounds or Rounds(), seed, say)
+        database.check_writable()
+        with _place(tracker, key, threads, say) as place:
+            chosen = select(database, model, target, place)
+            local = place or LocalArtifacts()
+            result = _compare(database, chosen, data, threads, local, rounds or Rounds(), seed, say)
     finally:
         if database is not db:
             database.close()
@@ -74,37 +77,45 @@ def compare(
     return result
 
 
+@contextmanager
+def _place(
+    tracker: str | None, key: str | None, threads: int, say: Callable[[str], None]
+) -> Iterator[ArtifactPlace | None]:
+    """The device that was asked for; None for this machine."""
+    if tracker is None and key is None:
+        yield None
+        return
+    say("waiting for a device")
+    with remote_artifacts(tracker, key, threads=threads) as remote:
+        yield remote
+
+
 def _compare(
     database: Database,
-    model: Model | str | None,
+    chosen: Selection,
     data: Any,
     threads: int,
-    target: str | None,
+    place: ArtifactPlace,
     rounds: Rounds,
     seed: int,
     say: Callable[[str], None],
 ) -> Comparison:
-    database.check_writable()
-    chosen = select(database, model, target)
     artifacts = (chosen.baseline, *chosen.variants)
     paths = {a.sha256: database.artifact_path(a) for a in artifacts}
     options = {"model": chosen.model.name, "target": chosen.baseline.target, "threads": threads}
     with database.job("compare", options, {"compare": seed}) as job:
-        nets = {a.sha256: runtime.load(paths[a.sha256], threads=threads) for a in artifacts}
-        inputs = nets[chosen.baseline.sha256].inputs
+        manifests = place.open(paths, threads)
+        described = manifests[chosen.baseline.sha256]["inputs"]
+        inputs = tuple(TensorInfo.from_json(t) for t in described)
         samples = None if data is None else as_samples(data, inputs)
         timed = random_inputs(inputs, seed)
         quality: dict[str, Quality] = {}
         if samples is not None:
             say("evaluating on the data")
-            timed, quality = _evaluate(chosen, nets, samples)
-        say(f"timing {len(nets)} artifacts in turns")
-        runners = {sha: net.timer(timed) for sha, net in nets.items()}
-        slowest = runners[chosen.baseline.sha256]
-        cpus = sorted(os.sched_getaffinity(0), reverse=True)
-        with pinned(lambda: slowest(1), threads, cpus):
-            seconds = measure_interleaved(runners, rounds)
-        machine, run = this_machine(), new_id()
+            timed, quality = _evaluate(chosen, place, manifests, samples)
+        say(f"timing {len(artifacts)} artifacts in turns")
+        seconds = place.time(list(paths), timed, rounds)
+        machine, run = place.machine, new_id()
         database.add_results(
             [_measurement(a, run, machine, threads, seconds[a.sha256]) for a in artifacts],
             _evaluations(chosen, run, samples, quality),
@@ -137,26 +148,28 @@ def _compare(
 
 
 def _evaluate(
-    chosen: Selection, nets: Mapping[str, Net], samples: Samples
+    chosen: Selection,
+    place: ArtifactPlace,
+    manifests: Mapping[str, Mapping[str, Any]],
+    samples: Samples,
 ) -> tuple[dict[str, Array], dict[str, Quality]]:
     """One pass over the data: its first sample, and what was found by artifact."""
-    meters = {sha: QualityMeter() for sha in nets}
+    meters = {sha: QualityMeter() for sha in manifests}
     base = chosen.baseline.sha256
     first: dict[str, Array] = {}
     for sample, labels in samples.labelled():
         first = first or sample
-        outputs = {sha: _real(net, net(sample)) for sha, net in nets.items()}
+        outputs = {sha: _real(m, place.infer(sha, sample)) for sha, m in manifests.items()}
         for sha, meter in meters.items():
             meter.add(outputs[sha], None if sha == base else outputs[base], labels)
     return first, {sha: meter.result() for sha, meter in meters.items()}
 
 
-def _real(net: Net, outputs: Any) -> list[Array]:
+def _real(manifest: Mapping[str, Any], outputs: Mapping[str, Array]) -> list[Array]:
     """Outputs as real numbers, where a variant returns quantized ones."""
-    values = as_list(outputs)
     return [
-        _dequantized(value, info.get("quantization"))
-        for value, info in zip(values, net.manifest["outputs"], strict=True)
+        _dequantized(outputs[info["name"]], info.get("quantization"))
+        for info in manifest["outputs"]
     ]
 
 

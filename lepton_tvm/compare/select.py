@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lepton_tvm.db import Artifact, Database, ModelRecord
 from lepton_tvm.db.records import model_id
 from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.measure.artifacts import ArtifactPlace, LocalArtifacts
 from lepton_tvm.model import Model
-from lepton_tvm.runtime.loader import check_machine
 
 __all__ = ["Selection", "select"]
 
@@ -24,20 +25,27 @@ class Selection:
     skipped: tuple[str, ...]
 
 
-def select(database: Database, model: Model | str | None, target: str | None) -> Selection:
-    """The newest artifact of each variant of `model` for one target that this machine can run.
+def select(
+    database: Database,
+    model: Model | str | None,
+    target: str | None,
+    place: ArtifactPlace | None = None,
+) -> Selection:
+    """The newest artifact of each variant of `model` for one target that the machine can run.
 
-    `target` as the artifacts state it (`x86:avx2`); default: the one compiled for last. Raises
-    InputError that says what is there where nothing fits.
+    The machine is `place`'s; default: this one. `target` as the artifacts state it (`x86:avx2`);
+    default: the one compiled for last. Raises InputError that says what is there where nothing
+    fits.
     """
     record = _model(database, model)
     skipped: list[str] = []
-    runnable = [a for a in database.artifacts(model_id=record.id) if _runs_here(a, skipped)]
+    check = (place or LocalArtifacts()).check
+    runnable = [a for a in database.artifacts(model_id=record.id) if _runs(a, check, skipped)]
     if not runnable:
         reasons = "; ".join(skipped) or "none is stored"
+        where = "this machine" if place is None else "the device"
         raise InputError(
-            f"no artifact of model {record.name!r} in {database.url} runs on this machine: "
-            f"{reasons}"
+            f"no artifact of model {record.name!r} in {database.url} runs on {where}: {reasons}"
         )
     chosen = _target(runnable, target, database)
     newest: dict[str, Artifact] = {}
@@ -91,9 +99,11 @@ def _target(runnable: list[Artifact], target: str | None, database: Database) ->
     raise InputError(f"no artifact for target {target!r} in {database.url}; stored: {known}")
 
 
-def _runs_here(artifact: Artifact, skipped: list[str]) -> bool:
+def _runs(
+    artifact: Artifact, check: Callable[[Mapping[str, Any], str], None], skipped: list[str]
+) -> bool:
     try:
-        check_machine(artifact.manifest, artifact.sha256[:12])
+        check(artifact.manifest, artifact.sha256[:12])
     except TargetError as e:
         skipped.append(f"{_label(artifact)}: {e}")
         return False
