@@ -16,30 +16,43 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True)
 
 Key = Annotated[
-    str, typer.Argument(metavar="ID", help="A model's name, or how a sha256 or job id begins.")
+    str,
+    typer.Argument(
+        metavar="ID", help="The name of a model or kernel, or how the id of any record begins."
+    ),
 ]
+Limit = Annotated[
+    int, typer.Option("--limit", min=0, help="At most so many (models, trials); 0 is all.")
+]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="Leave out so many first.")]
 ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="A zip file of records.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")]
 
 
 @command(app, "list")
-def list_records(db: Db = None, as_json: Json = False) -> Output:
-    """List models with their artifacts and the latest median latency of each."""
-    from lepton_tvm.db.transfer import show
+def list_records(
+    limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
+) -> Output:
+    """List models, newest first: their artifacts, latest latency, and how far they are tuned."""
+    from lepton_tvm.cli.db_tables import overview_table
+    from lepton_tvm.db.summary import overview
 
     with _existing(db) as database:
-        data = show(database)
-    return Output(data, _table(data))
+        data = overview(database, (limit or None, offset))
+    return Output(data, overview_table(data))
 
 
 @command(app, "show")
-def show_record(key: Key, db: Db = None, as_json: Json = False) -> Output:
-    """Show a model, an artifact or a job with everything that is recorded about it."""
-    import json
+def show_record(
+    key: Key, limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
+) -> Output:
+    """Show a model, an artifact, a job, a kernel or a trial with what is recorded about it."""
+    from lepton_tvm.cli.db_tables import record_text
+    from lepton_tvm.db.lookup import find
 
     with _existing(db) as database:
-        data = find(database, key)
-    return Output(data, json.dumps(data, indent=2))
+        data = find(database, key, (limit or None, offset))
+    return Output(data, record_text(data))
 
 
 @command(app, "export")
@@ -89,51 +102,6 @@ def _existing(db: str | None) -> Any:
     return open_database(db)
 
 
-def find(database: Any, key: str) -> dict[str, Any]:
-    """The one model, artifact or job that `key` names; InputError unless there is just one."""
-    if not key:
-        raise InputError("the id is empty; lepton-tvm db list shows what there is")
-    found = [{"kind": "model", **m.to_json()} for m in database.models(key)]
-    for artifact in database.artifacts():
-        if artifact.sha256.startswith(key):
-            runs = [m.to_json() for m in database.measurements(artifact.sha256)]
-            evaluations = [e.to_json() for e in database.evaluations(artifact.sha256)]
-            about = {"measurements": runs, "evaluations": evaluations}
-            found.append({"kind": "artifact", **artifact.to_json(), **about})
-    found += [{"kind": "job", **j.to_json()} for j in database.jobs() if j.id.startswith(key)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(f"nothing in {database.url} is named {key!r}; see lepton-tvm db list")
-    names = ", ".join(f"{f['kind']} {f.get('sha256') or f['id']}" for f in found[:5])
-    raise InputError(f"{key!r} names {len(found)} records ({names}); give more of the id")
-
-
 def _moved(what: str, file: Path, report: dict[str, Any]) -> str:
     lines = [f"{report['rows']} records and {report['artifacts']} artifacts {what} {file}"]
     return "\n".join(lines + [f"left out: {text}" for text in report["skipped"]])
-
-
-def _table(data: dict[str, Any]) -> Any:
-    if not data["models"]:
-        return f"{data['db']} (schema {data['schema']}) holds no models"
-    from rich.table import Table
-
-    table = Table("model", "variant", "artifact", "target", "ISA", "bytes", "multiply-adds", "ms")
-    for model in data["models"]:
-        if not model["artifacts"]:
-            table.add_row(model["name"])
-        for a in model["artifacts"]:
-            latest = a["latest_median_ms"]
-            table.add_row(
-                model["name"],
-                a["variant"],
-                a["sha256"][:12],
-                a["target"],
-                a["isa"],
-                str(a["size_bytes"]),
-                str(a["macs"] if a["macs"] is not None else ""),
-                "" if latest is None else f"{latest:.3f}",
-            )
-    table.caption = f"{data['db']}, {len(data['jobs'])} jobs"
-    return table

@@ -13,8 +13,8 @@ from lepton_tvm.errors import DatabaseError
 __all__ = ["HEAD", "can_write", "prepare"]
 
 #: The newest revision in migrations/versions.
-HEAD = "0003"
-_KNOWN = ("0001", "0002", "0003")
+HEAD = "0004"
+_KNOWN = ("0001", "0002", "0003", "0004")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "MeasurementRow",
     "ModelRow",
     "SeedRow",
+    "TaskRow",
     "TrialRow",
     "TuningKeyRow",
     "WinnerRow",
@@ -183,6 +184,20 @@ class WorkloadRow(Base):
     created_at: Mapped[str] = mapped_column(String(_TIME))
 
 
+class TaskRow(Base):
+    """A kernel of a model as it is lowered for a target; `calls` a run of the model makes."""
+
+    __tablename__ = "tasks"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    variant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    target: Mapped[str] = mapped_column(String(255), primary_key=True)
+    workload_hash: Mapped[str] = mapped_column(
+        ForeignKey("workloads.hash"), primary_key=True, index=True
+    )
+    calls: Mapped[int] = mapped_column(Integer)
+
+
 class TuningKeyRow(Base):
     """What tuning records are valid for, part by part; `id` hashes the parts."""
 
@@ -212,7 +227,7 @@ class TrialRow(Base):
     median_s: Mapped[float | None] = mapped_column(Float)
     reference_s: Mapped[float | None] = mapped_column(Float)
     decisions: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
-    variant_hash: Mapped[str | None] = mapped_column(ForeignKey("workloads.hash"))
+    variant_hash: Mapped[str | None] = mapped_column(ForeignKey("workloads.hash"), index=True)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(String(_TIME))
@@ -241,7 +256,7 @@ class WinnerRow(Base):
 
     id: Mapped[str] = mapped_column(String(_ID), primary_key=True)
     key_id: Mapped[str] = mapped_column(ForeignKey("tuning_keys.id"))
-    trial_id: Mapped[str | None] = mapped_column(ForeignKey("trials.id"))
+    trial_id: Mapped[str | None] = mapped_column(ForeignKey("trials.id"), index=True)
     candidate: Mapped[str] = mapped_column(String(MAX_CANDIDATE))
     decisions: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
     ratio: Mapped[float] = mapped_column(Float)

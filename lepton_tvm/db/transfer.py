@@ -31,6 +31,7 @@ from lepton_tvm.db.tables import (
     MeasurementRow,
     ModelRow,
     SeedRow,
+    TaskRow,
     TrialRow,
     TuningKeyRow,
     WinnerRow,
@@ -38,7 +39,7 @@ from lepton_tvm.db.tables import (
 )
 from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
 
-__all__ = ["GcReport", "TransferReport", "export_records", "gc", "import_records", "show"]
+__all__ = ["GcReport", "TransferReport", "export_records", "gc", "import_records"]
 
 _FORMAT = "lepton_tvm export"
 # In the order in which rows may refer to earlier ones.
@@ -52,6 +53,7 @@ _TABLES: dict[str, type[Base]] = {
         JobRow,
         SeedRow,
         WorkloadRow,
+        TaskRow,
         TuningKeyRow,
         TrialRow,
         WinnerRow,
@@ -89,24 +91,6 @@ class GcReport:
             "freed_bytes": self.freed_bytes,
             "damaged": list(self.damaged),
         }
-
-
-def show(database: Database) -> dict[str, Any]:
-    """A summary for `db list`: every model with its artifacts and their latest median."""
-    latest = {m.artifact_sha256: m.median_s for m in database.measurements()}
-    artifacts = database.artifacts()
-    models = []
-    for model in database.models():
-        own = [a for a in artifacts if a.model_id == model.id]
-        described = [_brief(a.to_json(), latest.get(a.sha256)) for a in own]
-        models.append({**model.to_json(), "artifacts": described})
-    return {
-        "db": database.url,
-        "schema": HEAD,
-        "models": models,
-        "jobs": [j.to_json() for j in database.jobs()],
-        **database.tuning.count(),
-    }
 
 
 def export_records(database: Database, path: str | Path) -> TransferReport:
@@ -173,11 +157,6 @@ def gc(database: Database, *, grace_s: float = 3600.0, dry_run: bool = False) ->
         for path in stray:
             path.unlink(missing_ok=True)
     return GcReport(tuple(p.name for p in stray), freed, tuple(damaged))
-
-
-def _brief(artifact: dict[str, Any], median_s: float | None) -> dict[str, Any]:
-    del artifact["manifest"]
-    return {**artifact, "latest_median_ms": None if median_s is None else median_s * 1e3}
 
 
 def _write(database: Database, archive: zipfile.ZipFile) -> TransferReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from lepton_tvm.db import claims, verdicts
 from lepton_tvm.db.keys import PARTS, chunks, differences, ensure_keys, key_id, key_of
 from lepton_tvm.db.records import Finished, Trial, TrialKey, Winner, now
-from lepton_tvm.db.tables import ClaimRow, TrialRow, TuningKeyRow, WorkloadRow
+from lepton_tvm.db.tables import ClaimRow, TaskRow, TrialRow, TuningKeyRow, WorkloadRow
 from lepton_tvm.db.values import check_candidate, check_trial, plain_text
 from lepton_tvm.errors import InputError
 
@@ -67,6 +67,15 @@ class TuningLog:
         with self._database.reading() as session:
             row = session.get(WorkloadRow, workload_hash)
             return None if row is None else (row.name, row.ir)
+
+    def add_tasks(self, model_id: str, variant: str, target: str, calls: Mapping[str, int]) -> None:
+        """Note which stored workloads, by hash, are the kernels of a stored model, and how often
+        one inference calls each. `variant` is what was done to the model."""
+        part = {"model_id": model_id, "variant": variant, "target": target}
+        with self._database.writing() as session:
+            for workload_hash, count in calls.items():
+                if session.get(TaskRow, (*part.values(), workload_hash)) is None:
+                    session.add(TaskRow(**part, workload_hash=workload_hash, calls=count))
 
     # claims
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import zipfile
@@ -211,7 +210,7 @@ def test_db_round_trip(lepton: Lepton) -> None:
     listed = lepton("db", "list", "--db", "two.db", "--json").json
     assert [m["name"] for m in listed["models"]] == ["net"]
     assert "net" in lepton("db", "list", "--db", "two.db").out
-    assert json.loads(lepton("db", "show", "net", "--db", "two.db").out)["kind"] == "model"
+    assert '"kind": "model"' in lepton("db", "show", "net", "--db", "two.db").out
     assert lepton("db", "gc", "--db", "two.db").out == "0 files deleted, 0 bytes\n"
     nothing = lepton("db", "show", "other", "--db", "two.db")
     assert nothing.code == 2

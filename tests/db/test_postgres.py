@@ -20,6 +20,7 @@ from lepton_tvm.errors import ArtifactError, DatabaseError
 from tests.db.contract import DatabaseContract, trial
 from tests.db.postgres import PASSWORD, Server
 from tests.db.process_contract import ProcessContract
+from tests.db.summary_contract import SummaryContract
 from tests.db.tuning_contract import TuningContract
 from tests.db.workers import KEY
 
@@ -43,7 +44,7 @@ def empty(postgres_server: Server, artifacts: Path) -> Iterator[str]:
         yield fresh
 
 
-class TestPostgres(DatabaseContract, TuningContract, ProcessContract):
+class TestPostgres(DatabaseContract, TuningContract, SummaryContract, ProcessContract):
     """The contract on PostgreSQL."""
 
 

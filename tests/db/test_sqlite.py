@@ -13,10 +13,11 @@ from lepton_tvm.errors import ArtifactError, DatabaseError
 from tests.db.conftest import make_artifact
 from tests.db.contract import DatabaseContract
 from tests.db.process_contract import ProcessContract
+from tests.db.summary_contract import SummaryContract
 from tests.db.tuning_contract import TuningContract
 
 
-class TestSqlite(DatabaseContract, TuningContract, ProcessContract):
+class TestSqlite(DatabaseContract, TuningContract, SummaryContract, ProcessContract):
     """The contract on SQLite."""
 
 

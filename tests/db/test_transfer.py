@@ -153,11 +153,3 @@ def test_gc_removes_only_what_nothing_names(filled: Database) -> None:
     assert report.damaged == ()
     filled.artifact_path(filled.artifacts()[0]).write_bytes(b"x")
     assert "is damaged" in transfer.gc(filled).damaged[0]
-
-
-def test_show_summarises(filled: Database) -> None:
-    shown = transfer.show(filled)
-    (model,) = shown["models"]
-    assert (model["name"], model["artifacts"][0]["latest_median_ms"]) == ("net", 2.0)
-    assert (shown["trials"], shown["jobs"][0]["state"]) == (1, "done")
-    assert json.loads(json.dumps(shown)) == shown

@@ -1,0 +1,125 @@
+"""Why a tuning record is not used: which part of the key differs from what is stored, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from lepton_tvm.db.keys import PARTS, key_id, key_of
+from lepton_tvm.db.lookup import kernels_of
+from lepton_tvm.db.records import TrialKey
+from lepton_tvm.db.summary import counts_by_key, machines
+from lepton_tvm.db.tables import TuningKeyRow, WinnerRow, WorkloadRow
+
+if TYPE_CHECKING:
+    from lepton_tvm.db.database import Database
+
+__all__ = ["Explanation", "explain"]
+
+_MEANING = {
+    "target": "a schedule is only used for the target, cores and threads it was tried with",
+    "hardware": "a time on one machine says nothing about another; tune on that one too",
+    "tvm_version": "another TVM makes other code of the same schedule; tune again",
+    "schedule_version": "the schedules' code has changed since; tune again",
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is stored for a kernel, seen from the key that was asked for.
+
+    `used` says whether compiling uses a record. `differs` holds, for the nearest key that has
+    records, each part that differs: its name, what is stored, what was asked, and what that means.
+    """
+
+    workload_hash: str
+    name: str
+    used: bool
+    trials: int
+    differs: tuple[dict[str, str], ...]
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict of the fields."""
+        return {**vars(self), "differs": list(self.differs)}
+
+
+def explain(database: Database, key: str, asked: Mapping[str, str]) -> list[Explanation]:
+    """For each kernel of the model or kernel that `key` names: is there a record for `asked`?
+
+    `asked` holds target, hardware, tvm_version and schedule_version. Raises InputError where `key`
+    names nothing or too much.
+    """
+    with database.reading() as session:
+        hashes = kernels_of(session, key, database.url)
+        counts = counts_by_key(session)
+        known = machines(session)
+        won = set(session.scalars(sa.select(WinnerRow.key_id).distinct()))
+        found = []
+        for workload in hashes:
+            name = session.scalar(sa.select(WorkloadRow.name).where(WorkloadRow.hash == workload))
+            wanted = TrialKey(workload, **asked)
+            own = sa.select(TuningKeyRow).where(TuningKeyRow.workload_hash == workload)
+            stored = {row.id: key_of(row) for row in session.scalars(own)}
+            stored = {i: k for i, k in stored.items() if i in won or counts.get(i)}
+            found.append(_explain(wanted, name or "", stored, counts, won, known))
+    return sorted(found, key=lambda e: (e.used, e.name))
+
+
+def _explain(
+    asked: TrialKey,
+    name: str,
+    stored: dict[str, TrialKey],
+    counts: dict[str, dict[str, int]],
+    won: set[str],
+    known: dict[str, str],
+) -> Explanation:
+    own = key_id(asked)
+    states = counts.get(own, {})
+    trials = sum(states.values())
+
+    def answer(used: bool, text: str, differs: tuple[dict[str, str], ...] = ()) -> Explanation:
+        return Explanation(asked.workload_hash, name, used, trials, differs, text)
+
+    if own in won:
+        return answer(True, f"a winner is stored for exactly this key, from {trials} trials")
+    if trials:
+        failed = trials - states.get("ok", 0)
+        return answer(
+            False,
+            f"{trials} trials ({failed} failed) are stored for exactly this key but no winner: the "
+            "search was not finished; run the same tune command again",
+        )
+    if not stored:
+        return answer(False, "this kernel was never tuned; run lepton-tvm tune")
+    # where something won counts before where something was only tried
+    nearest = min(stored, key=lambda i: (i not in won, len(_parts(asked, stored[i])), i))
+    differs = tuple(
+        {
+            "part": part,
+            "stored": getattr(stored[nearest], part),
+            "asked": getattr(asked, part),
+            "meaning": _MEANING[part],
+        }
+        for part in _parts(asked, stored[nearest])
+    )
+    words = "; ".join(_words(d, known) for d in differs)
+    return answer(False, f"records differ in {words}", differs)
+
+
+def _parts(asked: TrialKey, found: TrialKey) -> list[str]:
+    return [part for part in PARTS if getattr(asked, part) != getattr(found, part)]
+
+
+def _words(part: dict[str, str], known: dict[str, str]) -> str:
+    def named(value: str) -> str:
+        cpu = known.get(value) if part["part"] == "hardware" else None
+        return f"{value} ({cpu})" if cpu else value
+
+    label = part["part"].replace("_", " ").replace("tvm", "TVM")
+    return (
+        f"{label}: stored {named(part['stored'])}, asked {named(part['asked'])} ({part['meaning']})"
+    )
