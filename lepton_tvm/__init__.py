@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lepton_tvm.model import Model
     from lepton_tvm.preprocessing import fold_preprocessing
     from lepton_tvm.quantization import QuantizeConfig, quantize, quantize_model
+    from lepton_tvm.tuning import tune
 
 __all__ = [
     "LeptonError",
@@ -35,6 +36,7 @@ __all__ = [
     "quantize",
     "quantize_model",
     "save_model",
+    "tune",
 ]
 
 __version__ = "0.1.0"
@@ -53,6 +55,7 @@ _HOMES = {
     "quantize": "lepton_tvm.quantization",
     "quantize_model": "lepton_tvm.quantization",
     "save_model": "lepton_tvm.frontend",
+    "tune": "lepton_tvm.tuning",
 }
 
 

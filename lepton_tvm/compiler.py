@@ -16,8 +16,9 @@ from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.cost import macs
 from lepton_tvm.model import Model
-from lepton_tvm.pipeline import Build, build
+from lepton_tvm.pipeline import Build, Tuned, build
 from lepton_tvm.targets import Target, parse_target
+from lepton_tvm.tuning.keys import tuned_by
 
 __all__ = ["CompiledArtifact", "compile", "variant_name"]
 
@@ -70,9 +71,17 @@ def compile(
     db: Db = None,
     variant: str | None = None,
     winograd: bool = True,
+    tuned: bool = True,
+    hardware: str | None = None,
+    threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> CompiledArtifact:
     """Compile `model` for `target` without any search.
+
+    Schedules that `tune` found are used where the database has them for exactly this target,
+    machine, TVM and lepton_tvm, and for kernels on `threads` threads; `hardware` is the fingerprint
+    of the machine that is to run the artifact (default: this one's), and without `tuned` there are
+    none. All other kernels take their analytical schedules.
 
     `output` is where the `.so` is written; without it the file lies only beside the database. `db`
     is a database or its URL; None is the default one (LEPTON_TVM_DB, else lepton.db in the working
@@ -96,9 +105,11 @@ def compile(
     try:
         if database is not None:
             database.check_writable()
-        return _compile(
-            model, goal, output, database, variant or variant_name(model), progress, winograd
-        )
+        schedules = None
+        if database is not None and tuned:
+            schedules = tuned_by(database, goal, hardware=hardware, threads=threads)
+        name = variant or variant_name(model)
+        return _compile(model, goal, output, database, name, progress, winograd, schedules)
     finally:
         if database is not None and opened is None:
             database.close()
@@ -119,8 +130,9 @@ def _compile(
     variant: str,
     progress: Callable[[str], None] | None,
     winograd: bool,
+    tuned: Tuned | None,
 ) -> CompiledArtifact:
-    built = build(model.module, target, progress, winograd=winograd)
+    built = build(model.module, target, progress, winograd=winograd, tuned=tuned)
     manifest = _manifest(model, built, variant)
     with _place(output) as path:
         sha256 = save(built.executable, path, manifest)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lepton_tvm import __version__
-from lepton_tvm.cli import bench, compare, compile, db, demo, device, doctor, inspect, run
+from lepton_tvm.cli import bench, compare, compile, db, demo, device, doctor, inspect, run, tune
 from lepton_tvm.cli.session import set_debug
 
 __all__ = ["app", "main"]
@@ -45,7 +45,7 @@ def options(
     """Options that stand before the command."""
 
 
-for part in (demo, compile, run, compare, bench, inspect, doctor):
+for part in (demo, compile, tune, run, compare, bench, inspect, doctor):
     part.register(app)
 app.add_typer(db.app, name="db", help="Look into the database, move it, tidy it up.")
 app.add_typer(device.app, name="device", help="Measure on other machines: serve, track, list.")

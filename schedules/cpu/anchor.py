@@ -8,10 +8,21 @@ from dataclasses import dataclass
 
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Block, Loop, block_notes, same_block
+from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, same_block
 
-__all__ = ["Anchor", "find_anchor", "finish_tile", "parallel_outer", "vectorize_inner"]
+__all__ = [
+    "Anchor",
+    "dot_loops",
+    "find_anchor",
+    "finish_tile",
+    "parallel_outer",
+    "shared_by",
+    "split_depth",
+    "vectorize_inner",
+]
 
+# Operations that one round of the loop over input channels may take.
+_MOST_COPIES = 256
 # A loop over this many registers is unrolled.
 _MOST_UNROLLED = 4
 # Fewer elements than this are left to LLVM: as a vector they would be taken apart again.
@@ -102,6 +113,37 @@ def dot_loops(
     return [depth, words, lane, *rest]
 
 
+def split_depth(
+    sch: Schedule, choices: Choices, depth: Loop, copies: int
+) -> tuple[Loop, list[Loop]]:
+    """The loop over input channels, and a loop inside it whose steps are unrolled, if any.
+
+    By default every step is one round of the loop; `copies` is how many operations a step takes.
+    """
+    extent = int(sch.get(depth).extent)
+    fitting = [n for n in (1, 2, 4, 8) if extent % n == 0 and n * copies <= _MOST_COPIES]
+    steps = choices.pick(sch, "unroll_depth", fitting or [1], 1)
+    if steps == 1:
+        return depth, []
+    depth, step = sch.split(depth, [None, steps])
+    sch.unroll(step)
+    return depth, [step]
+
+
+def shared_by(sch: Schedule, choices: Choices, name: str, loop: Loop) -> tuple[Loop, list[Loop]]:
+    """`loop` cut in two, if asked: what is put between the halves is used by several rounds.
+
+    By default it is not cut.
+    """
+    extent = int(sch.get(loop).extent)
+    fitting = [n for n in (1, 2, 4, 7, 8, 14, 16, 28, 32) if extent % n == 0 and n < extent]
+    rounds = choices.pick(sch, name, fitting or [1], 1)
+    if rounds == 1:
+        return loop, []
+    outer, inner = sch.split(loop, [None, rounds])
+    return outer, [inner]
+
+
 def finish_tile(
     sch: Schedule,
     anchor: Anchor,
@@ -109,13 +151,14 @@ def finish_tile(
     first_reduction: Loop,
     lane: Loop,
     intrinsic: str | None,
+    choices: Choices,
 ) -> None:
     """Fuse the epilogue under `at`, start the sums at `first_reduction`, and vectorise.
 
     `lane` is the loop over the lanes of one register; it is tensorized with `intrinsic`, or plainly
-    vectorised where that is None (left to LLVM for integers too few for a register). A float
-    epilogue is unrolled over the rows, so that the sums never leave their registers; an integer one
-    is longer and stays a loop.
+    vectorised where that is None (left to LLVM for integers too few for a register). By default a
+    float epilogue is unrolled over the rows, so that the sums never leave their registers; an
+    integer one is longer and stays a loop.
     """
     sch.set_scope(anchor.reduction, 0, "local")
     sch.reverse_compute_at(anchor.store, at, preserve_unit_loops=True)
@@ -129,7 +172,8 @@ def finish_tile(
     sch.unroll(vectors)
     sch.unroll(rows)
     vectorize_inner(sch, anchor.store, anchor.lanes)
-    if not anchor.operand.startswith("uint8"):
+    is_float = not anchor.operand.startswith("uint8")
+    if choices.pick(sch, "unroll_epilogue", [0, 1], int(is_float)):
         _unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
 
 

@@ -63,5 +63,5 @@ class BatchMatmul:
             packing = sch.fuse(*sch.get_loops(anchor.pad)[:-2])
             parallel_outer(sch, packing, macs, 1)
         vectorize_inner(sch, anchor.pad, target.level.lanes)
-        finish_tile(sch, anchor, second, k, nl, None)
+        finish_tile(sch, anchor, second, k, nl, None, choices)
         return sch

@@ -14,6 +14,8 @@ from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
     finish_tile,
     parallel_outer,
+    shared_by,
+    split_depth,
     vectorize_inner,
 )
 from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
@@ -33,6 +35,9 @@ class Conv2d:
     Order: image line, channel block, tile of the line, then the reduction with the tile unrolled
     inside. Where the weights exceed the cache the channel blocks go outermost, so that each block
     of weights is read once.
+
+    Choices: `channel_blocks_outermost`; else `lines_at_once` lines share a block of weights while
+    it is near; `unroll_depth` input channels a round; `prefetch_weights`; `unroll_epilogue`.
     """
 
     name: str
@@ -55,12 +60,14 @@ class Conv2d:
         ko, kv, kl = sch.split(k, [extents[3] // block, anchor.vectors, anchor.lanes])
         wo, wi = sch.split(w, [None, anchor.rows])
         rc, *inner = dot_loops(sch, anchor, rc, kl, rest)
+        rc, steps = split_depth(sch, choices, rc, anchor.rows * anchor.vectors * anchor.words)
         if blocks_out:
-            sch.reorder(ko, n, h, wo, rh, rw, rc, wi, kv, *inner)
+            sch.reorder(ko, n, h, wo, rh, rw, rc, *steps, wi, kv, *inner)
             outer = ko
         else:
-            sch.reorder(n, h, ko, wo, rh, rw, rc, wi, kv, *inner)
-            outer = sch.fuse(n, h)
+            line = sch.fuse(n, h)
+            outer, together = shared_by(sch, choices, "lines_at_once", line)
+            sch.reorder(outer, ko, *together, wo, rh, rw, rc, *steps, wi, kv, *inner)
         sch.unroll(wi)
         sch.unroll(kv)
         if anchor.pad is not None:
@@ -69,7 +76,7 @@ class Conv2d:
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // anchor.weight_bytes)
         parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(self.unit_of, target.level, anchor) if anchor.tensorized else None
-        finish_tile(sch, anchor, wo, rh, inner[0], intrinsic)
+        finish_tile(sch, anchor, wo, rh, inner[0], intrinsic, choices)
         if blocks_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [n, h, wo], [rh, rw, rc], block * math.prod(extents[4:]))
         return sch

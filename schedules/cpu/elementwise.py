@@ -19,6 +19,8 @@ __all__ = ["Elementwise", "schedule_spatial"]
 
 # Elements below which a second thread costs more than it brings.
 _WORTH_A_THREAD = 65_536
+# Registers that one round fills by default.
+_IN_FLIGHT = 4
 # Gathers of an odd number are vectorised whole up to this many registers.
 _WIDEST = 4
 
@@ -41,12 +43,15 @@ class Elementwise:
             if not any(same_block(sch, block, o) for o in outputs):
                 sch.compute_inline(block)
         for output in outputs:
-            schedule_spatial(sch, output, target)
+            schedule_spatial(sch, output, target, choices)
         return sch
 
 
-def schedule_spatial(sch: Schedule, block: Block, target: Target) -> None:
-    """Vectorise a block that has spatial loops only; spread it over the cores when it is large."""
+def schedule_spatial(sch: Schedule, block: Block, target: Target, choices: Choices) -> None:
+    """Vectorise a block that has spatial loops only; spread it over the cores when it is large.
+
+    Choice: `registers` that one round fills, where all tensors are read alike; four by default.
+    """
     loops = sch.get_loops(block)
     extents = [int(sch.get(loop).extent) for loop in loops]
     total = math.prod(extents)
@@ -56,8 +61,9 @@ def schedule_spatial(sch: Schedule, block: Block, target: Target) -> None:
     if _is_flat(sch, block) and total % lanes == 0:
         loops = [sch.fuse(*loops)]
         pieces = total // lanes
-        # four registers in flight per step
-        step = next(s for s in (4, 2, 1) if pieces % s == 0)
+        fitting = [s for s in (1, 2, 4, 8) if pieces % s == 0]
+        default = max(s for s in fitting if s <= _IN_FLIGHT)
+        step = choices.pick(sch, "registers", fitting, default)
         outer, _, inner = sch.split(loops[0], [None, step, lanes])
         sch.vectorize(inner)
         if total >= _WORTH_A_THREAD:

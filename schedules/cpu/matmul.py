@@ -14,6 +14,8 @@ from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
     finish_tile,
     parallel_outer,
+    shared_by,
+    split_depth,
     vectorize_inner,
 )
 from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
@@ -32,6 +34,10 @@ class Matmul:
 
     Either the row tiles or the column blocks go outermost, whichever reads fewer bytes again:
     all weights for every row tile, or all rows for every column block.
+
+    Choices: `column_blocks_outermost`; else `tiles_at_once` row tiles share a block of weights
+    while it is near; `unroll_depth` steps of the sum a round; `prefetch_weights`;
+    `unroll_epilogue`.
     """
 
     name: str
@@ -58,8 +64,14 @@ class Matmul:
         mo, mi = sch.split(m, [None, anchor.rows])
         ko, kv, kl = sch.split(k, [None, anchor.vectors, anchor.lanes])
         rc, *inside = dot_loops(sch, anchor, rc, kl, rest)
-        outer, inner = (ko, mo) if columns_out else (mo, ko)
-        sch.reorder(outer, inner, rc, mi, kv, *inside)
+        rc, steps = split_depth(sch, choices, rc, anchor.rows * anchor.vectors * anchor.words)
+        if columns_out:
+            outer, inner = ko, mo
+            sch.reorder(ko, mo, rc, *steps, mi, kv, *inside)
+        else:
+            outer, together = shared_by(sch, choices, "tiles_at_once", mo)
+            inner = together[0] if together else ko
+            sch.reorder(outer, ko, *together, rc, *steps, mi, kv, *inside)
         sch.unroll(mi)
         sch.unroll(kv)
         if anchor.pad is not None:
@@ -67,7 +79,7 @@ class Matmul:
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // size)
         parallel_outer(sch, outer, macs, anchor.dot)
         intrinsic = dot_intrinsic(self.unit_of, target.level, anchor) if anchor.tensorized else None
-        finish_tile(sch, anchor, inner, rc, inside[0], intrinsic)
+        finish_tile(sch, anchor, inner, rc, inside[0], intrinsic, choices)
         if columns_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [mo], [rc], block * math.prod(depths))
         return sch

@@ -53,7 +53,7 @@ class Reduction:
             if "R" in block_iters(sch, block):
                 _schedule_reduction(sch, block, target)
             else:
-                schedule_spatial(sch, block, target)
+                schedule_spatial(sch, block, target, choices)
         return sch
 
 

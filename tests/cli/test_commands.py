@@ -44,7 +44,7 @@ def test_every_command_has_help_and_stands_in_the_readme(words: tuple[str, ...])
     assert all(getattr(p, "help", None) for p in item.params)
 
 
-@pytest.mark.parametrize("words", ["tune", "explain"])
+@pytest.mark.parametrize("words", ["prune", "explain"])
 def test_commands_of_later_are_absent(words: str, lepton: Lepton) -> None:
     ended = lepton(words)
     assert (ended.code, ended.out) == (2, "")

@@ -1,0 +1,156 @@
+"""What `compile` and `tune` have in common: options that say what is done to a model first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lepton_tvm.cli.options import parse_prune, parse_shapes
+from lepton_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from lepton_tvm.model import Model
+    from lepton_tvm.passes.quantize.config import QuantizeConfig
+    from lepton_tvm.targets import Target
+
+__all__ = [
+    "Calib",
+    "Calibrator",
+    "ModelFile",
+    "Prune",
+    "Quantize",
+    "SoFile",
+    "WeightBits",
+    "Winograd",
+    "check_options",
+    "prepared_model",
+]
+
+# What --quantize takes -> the method of `lepton_tvm.quantize`.
+_METHODS = {"int8": "uniform", "bf16": "bfloat16", "bfloat16": "bfloat16"}
+
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .lepton file.")]
+SoFile = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Where to write it; default MODEL.so."),
+]
+Prune = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prune",
+        metavar="METHOD:VALUE",
+        help="pruning:0.5 zeroes half of the weights, channels:0.3 removes 30 % of the channels; "
+        "may be repeated.",
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="PRECISION",
+        help="int8, which needs --calib, or bf16 (bfloat16), which needs x86:bf16 or x86:amx.",
+    ),
+]
+Calibrator = Annotated[
+    str, typer.Option("--calibrator", metavar="NAME", help="minmax, percentile or mse.")
+]
+WeightBits = Annotated[
+    int | None,
+    typer.Option(
+        "--weight-bits",
+        metavar="N",
+        help="8 or 7. Default: 8, limited where the target has no VNNI so that 16 bits hold its "
+        "sums; 8 forces the full range, which is slower there.",
+    ),
+]
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="A .npz or module:function of typical inputs, for int8 and for channel pruning.",
+    ),
+]
+Winograd = Annotated[
+    bool,
+    typer.Option(
+        "--winograd/--no-winograd",
+        help="Let float 3x3 convolutions use Winograd's method where it is faster; it rounds a "
+        "little more and stores larger weights.",
+    ),
+]
+
+
+def check_options(
+    prune: Sequence[str] | None, quantize: str | None, calib: str | None, weight_bits: int | None
+) -> list[dict[str, Any]]:
+    """The pruning steps asked for. Raises InputError for options that do not fit each other."""
+    steps = [parse_prune(text) for text in prune or ()]
+    if quantize is not None and quantize not in _METHODS:
+        raise InputError(f"--quantize {quantize!r} is not known: the choices are int8 and bf16")
+    if quantize == "int8" and calib is None:
+        raise InputError(
+            "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
+            "some real inputs, labels are not needed"
+        )
+    if weight_bits is not None and quantize != "int8":
+        raise InputError("--weight-bits is only used with --quantize int8")
+    channels = any(step["method"] == "channels" for step in steps)
+    if calib and quantize != "int8" and not channels:
+        raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
+    return steps
+
+
+def prepared_model(
+    path: Path,
+    target: Target,
+    say: Callable[[str], None],
+    *,
+    shape: Sequence[str] | None,
+    steps: list[dict[str, Any]],
+    quantize: str | None,
+    calib: str | None,
+    calibrator: str,
+    weight_bits: int | None,
+) -> Model:
+    """The model of a file, pruned and quantized as the options ask; `say` is told each step."""
+    from lepton_tvm.frontend import load_model
+    from lepton_tvm.quantization import config_for
+
+    made = _pruned(load_model(path, shapes=parse_shapes(shape)), steps, calib, say)
+    if not quantize:
+        return made
+    data = calib if quantize == "int8" else None
+    config = config_for(target, weight_bits, calibrator=calibrator)
+    return _quantized(made, _METHODS[quantize], data, config, say)
+
+
+def _pruned(
+    model: Model, steps: list[dict[str, Any]], calib: str | None, say: Callable[[str], None]
+) -> Model:
+    """The model pruned; `steps` holds arguments of `compress`, data goes to those that use it."""
+    from lepton_tvm.compression import compress
+
+    for step in steps:
+        say(f"pruning: {step['method']}")
+        data: dict[str, Any] = (
+            {"calibration": calib} if calib and step["method"] == "channels" else {}
+        )
+        model = compress(model, **step, **data)
+    return model
+
+
+def _quantized(
+    model: Model, method: str, calib: str | None, config: QuantizeConfig, say: Callable[[str], None]
+) -> Model:
+    """The model quantized to int8 with ranges from `calib`, or to bfloat16."""
+    from lepton_tvm.quantization import quantize
+
+    if method == "bfloat16":
+        say("rounding to bfloat16")
+        return quantize(model, method=method)
+    say("calibrating and quantizing")
+    return quantize(model, calib, config=config)

@@ -1,0 +1,147 @@
+"""What there is to tune in a model: its distinct kernels, and other ways to lower each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import tirx
+
+from lepton_tvm.ir.graph import Array, const_array, dtype_of, shape_of
+from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
+from lepton_tvm.kernels import KernelInfo, kernel_calls, kernel_hash
+from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.model import Model, TensorInfo
+from lepton_tvm.pipeline import fuse, lower, ops_of_kernels
+from lepton_tvm.targets import Target
+from lepton_tvm.trials import Argument
+
+__all__ = ["Task", "Tasks", "Variant"]
+
+Decisions = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One lowering of a task: its loop nest, as JSON, and files with the arguments of one call."""
+
+    hash: str
+    module: str = field(repr=False)
+    arguments: tuple[Argument, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A distinct kernel of the model.
+
+    `calls` counts how often one inference runs it. `plans` are the decisions of the lowerings that
+    are worth a trial, the zero-trial one first; one empty plan where nothing can be chosen.
+    """
+
+    hash: str
+    info: KernelInfo
+    call: int
+    plans: tuple[Decisions, ...]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name in the model."""
+        return self.info.name
+
+    @property
+    def calls(self) -> int:
+        """How often one inference runs it."""
+        return self.info.calls
+
+
+class Tasks:
+    """The tasks of one model for one target, and their variants, lowered when asked for.
+
+    `folder` takes the arguments of kernels: packed weights as the model has them, and activations
+    drawn with `seed`, which are the same for all variants of a task.
+    """
+
+    def __init__(
+        self, model: Model, target: Target, folder: Path, *, winograd: bool = True, seed: int = 0
+    ) -> None:
+        self._model, self._target, self._folder = model, target, folder
+        self._winograd, self._seed = winograd, seed
+        self._ops = ops_of_kernels(model.module, target, winograd=winograd)
+        self._variants: dict[tuple[str, int], Variant] = {}
+        seen = PlansByOp()
+        fused = fuse(model.module, target, winograd=winograd, plans=seen).module
+        infos = {k.name: k for k in lower(model.module, target, winograd=winograd).kernels}
+        self.all: dict[str, Task] = {}
+        for call, ((name, _), op) in enumerate(zip(kernel_calls(fused), self._ops, strict=True)):
+            key = kernel_hash(fused[name])
+            if key not in self.all:
+                plans = [c.decisions for c in seen.candidates[op]] if op is not None else [{}]
+                self.all[key] = Task(key, infos[name], call, tuple(plans))
+        self._keep(fused, [(task, 0) for task in self.all.values()])
+
+    def variant(self, task: Task, plan: int) -> Variant:
+        """A variant that `prepare` has lowered; plan 0 always is."""
+        return self._variants[task.hash, plan]
+
+    def prepare(self, wanted: Iterable[tuple[Task, int]]) -> None:
+        """Lower what is wanted and not there yet, as many plans at a time as there are tasks."""
+        missing = dict.fromkeys((t.hash, p) for t, p in wanted)
+        left = [key for key in missing if key not in self._variants]
+        while left:
+            first: dict[str, int] = {}
+            for key, plan in left:
+                first.setdefault(key, plan)
+            decisions = {}
+            for key, plan in first.items():
+                op = self._ops[self.all[key].call]
+                if op is not None:
+                    decisions[op] = self.all[key].plans[plan]
+            plans = PlansByOp(decisions)
+            fused = fuse(self._model.module, self._target, winograd=self._winograd, plans=plans)
+            self._keep(fused.module, [(self.all[key], plan) for key, plan in first.items()])
+            left = [(key, plan) for key, plan in left if first[key] != plan]
+
+    def _keep(self, fused: tvm.IRModule, made: Iterable[tuple[Task, int]]) -> None:
+        calls = kernel_calls(fused)
+        for task, plan in made:
+            name, arguments = calls[task.call]
+            func = fused[name].with_attr("global_symbol", "main")
+            self._variants[task.hash, plan] = Variant(
+                kernel_hash(func),
+                tvm.ir.save_json(tvm.IRModule({"main": func})),
+                self._arguments(task, plan, func, arguments),
+            )
+
+    def _arguments(
+        self, task: Task, plan: int, func: tirx.PrimFunc, arguments: Any
+    ) -> tuple[Argument, ...]:
+        inputs = list(getattr(arguments, "fields", [arguments]))
+        made = []
+        for index, value in enumerate(inputs):
+            constant = const_array(value)
+            if constant is not None:
+                made.append(self._write(f"{task.hash}-{plan}-{index}", constant))
+                continue
+            array = _drawn(shape_of(value), dtype_of(value), self._seed + index)
+            made.append(self._write(f"{task.hash}-{index}", array))
+        for buffer in list(func.params)[len(inputs) :]:
+            shape = tuple(int(d) for d in buffer.shape)
+            made.append(Argument(shape, str(buffer.dtype).removeprefix("T."), None))
+        return tuple(made)
+
+    def _write(self, name: str, array: Array) -> Argument:
+        path = self._folder / f"{name}.bin"
+        if not path.exists():
+            path.write_bytes(np.ascontiguousarray(array).tobytes())
+        return Argument(tuple(array.shape), str(array.dtype), str(path))
+
+
+def _drawn(shape: tuple[int, ...], dtype: str, seed: int) -> Array:
+    """Values that any kernel can take: small where they may be indices."""
+    drawn = "float32" if dtype == "bfloat16" else dtype
+    (values,) = random_inputs([TensorInfo("x", shape, drawn)], seed).values()
+    return values.astype(np.dtype(dtype)) if drawn != dtype else values

@@ -1,0 +1,78 @@
+"""Every lowering that a search may choose computes what the default one does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from lepton_tvm.demo.assets import calibration, model_path
+from lepton_tvm.frontend import load_model
+from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
+from lepton_tvm.kernels import kernel_calls, kernel_hash
+from lepton_tvm.model import Model
+from lepton_tvm.pipeline import Build, build, fuse, ops_of_kernels
+from lepton_tvm.quantization import quantize
+from lepton_tvm.targets import parse_target
+
+
+def outputs(built: Build, x: np.ndarray) -> np.ndarray:
+    machine = relax.VirtualMachine(built.executable, tvm.cpu())
+    answer: np.ndarray = machine["main"](tvm.runtime.tensor(x)).numpy()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    model = load_model(model_path())
+    return {"float32": model, "int8": quantize(model, calibration())}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("index", [1, 3, -1])
+def test_other_plans_for_all_kernels_compute_the_same(
+    models: dict[str, Model], precision: str, index: int
+) -> None:
+    model, target = models[precision], parse_target("native")
+    seen = PlansByOp()
+    fused = fuse(model.module, target, plans=seen).module
+    ops = ops_of_kernels(model.module, target, winograd=True)
+    calls = kernel_calls(fused)
+    assert len(ops) == len(calls)
+    wanted = {}
+    for (name, _), op in zip(calls, ops, strict=True):
+        if op is not None:
+            plans = seen.candidates[op]
+            wanted[kernel_hash(fused[name])] = plans[min(index, len(plans) - 1)].decisions
+    assert wanted
+    zero = build(model.module, target)
+    tuned = build(model.module, target, tuned=wanted.get)
+    assert sum(bool(k.decisions) for k in tuned.kernels) == len(wanted)
+    assert not any(k.decisions for k in zero.kernels)
+    x = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype("float32")
+    a, b = outputs(zero, x), outputs(tuned, x)
+    if precision == "int8":
+        np.testing.assert_array_equal(a, b)
+    else:
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max())
+
+
+def test_plans_that_are_no_candidates_fall_back_to_the_default(models: dict[str, Model]) -> None:
+    model, target = models["float32"], parse_target("native")
+    fused = fuse(model.module, target).module
+    strange = {"tile_rows": 3, "tile_lanes": 5, "tile_vectors": 7}
+    hashes = [kernel_hash(fused[name]) for name, _ in kernel_calls(fused)]
+    made = build(model.module, target, tuned={h: strange for h in hashes}.get)
+    plain = build(model.module, target)
+    assert [k.input_shapes for k in made.kernels] == [k.input_shapes for k in plain.kernels]
+
+
+def test_a_hash_tells_kernels_apart_and_not_their_names(models: dict[str, Model]) -> None:
+    fused = fuse(models["int8"].module, parse_target("native")).module
+    names = {name for name, _ in kernel_calls(fused)}
+    hashes = {kernel_hash(fused[name]) for name in names}
+    assert len(hashes) == len(names) > 5
+    name = min(names)
+    renamed = fused[name].with_attr("global_symbol", "other")
+    assert kernel_hash(renamed) == kernel_hash(fused[name])
