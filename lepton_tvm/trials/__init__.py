@@ -1,10 +1,13 @@
 """Building and running candidate kernels in processes of their own, here or elsewhere.
 
 `ParallelBuilder` and `LocalRunner` do it on this machine; neither loads the compiler into this
-process. `lepton_tvm.trials.kernel_build.build_kernel` is the work of a builder as a function.
+process. `open_builder` and `open_runner` choose between them and other machines (`DaskBuilder` in
+`dask_builder`, `RpcRunner` in `remote`). `lepton_tvm.trials.kernel_build.build_kernel` is the work
+of a builder as a function.
 """
 
 from lepton_tvm.trials.builder import ParallelBuilder
+from lepton_tvm.trials.places import open_builder, open_runner
 from lepton_tvm.trials.requests import (
     Argument,
     Builder,
@@ -26,4 +29,6 @@ __all__ = [
     "RunRequest",
     "RunResult",
     "Runner",
+    "open_builder",
+    "open_runner",
 ]

@@ -1,0 +1,62 @@
+"""Where candidates are built and timed, by what the command line says: here, or on other machines.
+
+Nothing of Dask, TVM's RPC or the compiler is loaded before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lepton_tvm.errors import InputError
+from lepton_tvm.trials.requests import Builder, Runner
+
+__all__ = ["open_builder", "open_runner"]
+
+
+def open_builder(
+    address: str | None = None, workers: int | None = None, *, timeout_s: float = 30.0
+) -> Builder:
+    """Processes of this machine (`workers` of them; default: its CPUs), or a Dask cluster.
+
+    `address` is that of a Dask scheduler, `tcp://host:8786`; its workers are as many as they are,
+    so `workers` given beside it is an InputError. Raises TrialError for a cluster that cannot be
+    used.
+    """
+    if address is None:
+        from lepton_tvm.trials.builder import ParallelBuilder
+
+        return ParallelBuilder(workers, timeout_s)
+    if workers is not None:
+        raise InputError(
+            f"the cluster {address} has the workers it has: leave the number of workers out"
+        )
+    from lepton_tvm.trials.dask_builder import DaskBuilder
+
+    return DaskBuilder(address, timeout_s=timeout_s)
+
+
+def open_runner(
+    tracker: str | None = None,
+    key: str | None = None,
+    threads: int = 1,
+    *,
+    timeout_s: float = 10.0,
+    wait_s: float = 60.0,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Runner:
+    """This machine, or the devices of `key` that a tracker (`HOST:PORT`) knows.
+
+    `say` is told what happens to devices. Raises InputError for one of the two without the other or
+    a bad address, DeviceError for a farm that has no such device.
+    """
+    if tracker is None and key is None:
+        from lepton_tvm.trials.runner import LocalRunner
+
+        return LocalRunner(timeout_s)
+    if tracker is None or not key:
+        raise InputError("measuring on devices needs both --tracker HOST:PORT and --key KEY")
+    from lepton_tvm.device.tracker import parse_address
+    from lepton_tvm.trials.remote import RpcRunner
+
+    address = parse_address(tracker)
+    return RpcRunner(address, key, threads=threads, timeout_s=timeout_s, wait_s=wait_s, say=say)
