@@ -19,7 +19,7 @@ from lepton_tvm.trials.wire import built, receive, send, to_json
 __all__ = ["ParallelBuilder"]
 
 # TVM keeps some memory of every build; a new child starts from the zygote's.
-_BUILDS_PER_WORKER = 50
+_BUILDS_PER_WORKER = 200
 
 
 @dataclass
@@ -54,6 +54,7 @@ class ParallelBuilder:
         self.workers, self.timeout_s = count, timeout_s
         self._scratch = Scratch(folder)
         self._zygote = Zygote("build", self._scratch.path)
+        self._zygote.launch()
         self._desks: list[_Desk] = []
         self._waiting: deque[BuildRequest] = deque()
         self._again: set[str] = set()
@@ -94,6 +95,7 @@ class ParallelBuilder:
         self.close()
 
     def _hand_out(self) -> None:
+        self._scratch.ensure()
         while self._waiting:
             free = [desk for desk in self._desks if desk.request is None]
             if not free and len(self._desks) >= self.workers:

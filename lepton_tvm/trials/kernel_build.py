@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import tempfile
@@ -16,12 +17,13 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 
-from lepton_tvm.artifact.writer import export_library, find_compiler
+from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.errors import ArtifactError, CompileError, LeptonError
 from lepton_tvm.pipeline import TIR_PIPELINE, build_context
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
 from lepton_tvm.targets import Target, parse_target
+from lepton_tvm.trials.kernel_link import link_kernel
 from lepton_tvm.trials.requests import BuildRequest, Built
 
 __all__ = ["build_kernel", "try_build"]
@@ -60,7 +62,7 @@ def _build(request: BuildRequest, folder: Path) -> tuple[Path, _Scheduled]:
     descriptor, name = tempfile.mkstemp(prefix="kernel-", suffix=".so", dir=folder)
     os.close(descriptor)
     try:
-        export_library(executable, Path(name), compiler)
+        link_kernel(executable, Path(name), goal, compiler)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -89,8 +91,7 @@ def try_build(request: BuildRequest, folder: str | Path) -> Built:
 
 
 def _schedule(request: BuildRequest, goal: Target) -> _Scheduled:
-    module = tvm.ir.load_json(request.module)
-    module["main"] = module["main"].with_attr("global_symbol", "main")
+    module = tvm.IRModule({"main": _function(request.module)})
     if request.decisions is not None:
         return _by_template(module, goal, Decided(request.decisions))
     if request.trace is not None:
@@ -100,6 +101,12 @@ def _schedule(request: BuildRequest, goal: Target) -> _Scheduled:
             module = s_tir.transform.DefaultGPUSchedule()(module)
     module["main"] = module["main"].with_attr("tirx.is_scheduled", True)
     return _Scheduled(module)
+
+
+@functools.lru_cache(maxsize=16)
+def _function(module: str) -> tirx.PrimFunc:
+    """The unscheduled function; candidates of one task come one after the other."""
+    return tvm.ir.load_json(module)["main"].with_attr("global_symbol", "main")
 
 
 def _by_template(module: tvm.IRModule, goal: Target, decided: Decided) -> _Scheduled:

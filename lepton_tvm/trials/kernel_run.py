@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ __all__ = ["request_bytes", "run_kernel"]
 
 Array = npt.NDArray[Any]
 
-_WARMUP_SHARE = 0.1
-# A candidate so much slower than the reference needs no second sample.
+# A candidate so much slower in its first samples is not measured to the end of its budget,
+_SLOWER = 1.3
+# and one that is so slow in a single run as to use up the budget needs no second sample.
 _HOPELESS = 4.0
 # What outputs hold before the call; the two differ, so that a kernel that writes nothing is seen.
 _CANDIDATE_FILL, _REFERENCE_FILL = 0xFF, 0x00
@@ -97,19 +99,24 @@ class _Kernel:
 def _time(
     request: RunRequest, candidate: _Kernel, reference: _Kernel | None
 ) -> dict[str, list[float]]:
+    """Samples of both, taken in turns; fewer of a candidate that is plainly slower."""
     _pin(request.threads)
-    warmup = _WARMUP_SHARE * request.budget_s
-    kernels = {"candidate": candidate.timer}
-    least = 3
-    if reference is not None:
-        kernels["reference"] = reference.timer
-        first = candidate.timer(1)
-        if first > request.budget_s and first > _HOPELESS * reference.timer(1):
-            least = 1
-    budget = request.budget_s - warmup * len(kernels)
-    gc.collect()
     gc.disable()
-    return measure_interleaved(kernels, Rounds(least=least, budget_s=budget, warmup_s=warmup))
+    budget = request.budget_s
+    kernels = {"candidate": candidate.timer}
+    if reference is None:
+        return measure_interleaved(kernels, Rounds(3, budget_s=budget, warmup_s=budget / 10))
+    kernels["reference"] = reference.timer
+    first = candidate.timer(1)
+    hopeless = first > budget and first > _HOPELESS * reference.timer(1)
+    samples = measure_interleaved(
+        kernels, Rounds(1 if hopeless else 3, budget_s=budget / 5, warmup_s=budget / 20)
+    )
+    medians = {name: statistics.median(taken) for name, taken in samples.items()}
+    if hopeless or medians["candidate"] > _SLOWER * medians["reference"]:
+        return samples
+    more = measure_interleaved(kernels, Rounds(1, budget_s=budget * 0.7, warmup_s=0.0))
+    return {name: samples[name] + more[name] for name in samples}
 
 
 def _pin(threads: int) -> None:

@@ -45,7 +45,7 @@ class Worker:
 
 
 class Zygote:
-    """A warm process whose children `build` or `run`; starts with the first child.
+    """A warm process whose children `build` or `run`; starts with the first child, or before.
 
     One that dies is replaced; when its replacement dies too before it forked, TrialError is raised.
     Not for use by several threads at once.
@@ -56,16 +56,15 @@ class Zygote:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._forked = 0
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
         """Its process id while it lives."""
         return None if self._process is None else self._process.pid
 
-    def start(self) -> None:
-        """Have it ready; does nothing when it is. Raises TrialError when it cannot start."""
-        if self._process is not None and self._process.poll() is None:
-            return
+    def launch(self) -> None:
+        """Begin to start it, without waiting."""
         self._stop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         arguments = [self._work, str(theirs.fileno()), str(os.getpid())]
@@ -79,9 +78,17 @@ class Zygote:
                 start_new_session=True,  # Ctrl-C is for the parent, which ends it
                 env=_environment(),
             )
-        self._control = ours
+        self._control, self._ready = ours, False
+
+    def start(self) -> None:
+        """Have it ready; does nothing when it is. Raises TrialError when it cannot start."""
+        if self._process is None or (self._ready and self._process.poll() is not None):
+            self.launch()
+        if self._ready:
+            return
         try:
             self._receive(_START_S)
+            self._ready = True
         except _Gone:
             said = self._end()
             raise TrialError(f"the process for candidate kernels does not start: {said}") from None

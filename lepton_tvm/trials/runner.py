@@ -31,6 +31,7 @@ class LocalRunner:
         self.timeout_s = timeout_s
         self._scratch = Scratch(folder)
         self._zygote = Zygote("run", self._scratch.path)
+        self._zygote.launch()
 
     @property
     def hardware(self) -> str:
@@ -54,6 +55,7 @@ class LocalRunner:
         self.close()
 
     def _run(self, request: RunRequest) -> RunResult:
+        self._scratch.ensure()
         for _ in range(2):
             worker = self._zygote.fork()
             worker.channel.settimeout(self.timeout_s)

@@ -42,6 +42,23 @@ class Scratch:
                 "free some space or set TMPDIR to a folder that can be written"
             ) from e
 
+    def ensure(self) -> None:
+        """Make the folder anew where somebody, such as a cleaner of temporary files, removed it.
+
+        Raises TrialError where that cannot be done.
+        """
+        if self.path.is_dir():
+            return
+        try:
+            self.path.mkdir(mode=0o700)
+            os.close(self._lock)
+            self._lock = _locked(self.path)
+        except OSError as e:
+            raise TrialError(
+                f"the folder of candidate kernels {self.path} was removed and cannot be made "
+                f"again: {e.strerror or e}"
+            ) from e
+
     def close(self) -> None:
         """Remove the folder and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)

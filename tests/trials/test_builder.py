@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import threading
 import time
@@ -75,18 +76,17 @@ def test_without_template_and_trace_the_default_is_built(builder: ParallelBuilde
     assert answer.state == "ok", answer.error
 
 
-def test_a_killed_worker_costs_its_request_only() -> None:
-    with ParallelBuilder(2) as builder:
-        list(builder.build([request(str(i), line((2,), "int32")) for i in range(2)]))
-        pids = [desk.worker.pid for desk in builder._desks]
-        assert len(pids) == 2
-        # It stands still, so that it is killed in the middle of a build for certain.
-        os.kill(pids[0], signal.SIGSTOP)
-        killer = threading.Timer(1.0, os.kill, (pids[0], signal.SIGKILL))
-        killer.start()
-        requests = [request(f"k{i}", line((i + 1,), "int32")) for i in range(6)]
-        answers = by_id(builder.build(requests))
-        killer.join()
+def test_a_killed_worker_costs_its_request_only(builder: ParallelBuilder) -> None:
+    list(builder.build([request(str(i), line((2,), "int32")) for i in range(2)]))
+    pids = [desk.worker.pid for desk in builder._desks]
+    assert len(pids) == 2
+    # It stands still, so that it is killed in the middle of a build for certain.
+    os.kill(pids[0], signal.SIGSTOP)
+    killer = threading.Timer(1.0, os.kill, (pids[0], signal.SIGKILL))
+    killer.start()
+    requests = [request(f"k{i}", line((i + 1,), "int32")) for i in range(6)]
+    answers = by_id(builder.build(requests))
+    killer.join()
     states = [answers[r.id].state for r in requests]
     assert sorted(states) == ["crashed"] + ["ok"] * 5
     (crashed,) = [a for a in answers.values() if a.state == "crashed"]
@@ -104,15 +104,14 @@ def test_a_build_without_end_costs_its_time_only() -> None:
     assert "building took more than 2 s" in {a.error for a in answers}
 
 
-def test_a_killed_zygote_is_replaced() -> None:
-    with ParallelBuilder(1) as builder:
-        first = [request("a", line((2,), "int32"))]
-        assert [a.state for a in builder.build(first)] == ["ok"]
-        before = builder._zygote.pid
-        assert before is not None
-        os.kill(before, signal.SIGKILL)
-        assert [a.state for a in builder.build(first)] == ["ok"]
-        assert builder._zygote.pid != before
+def test_a_killed_zygote_is_replaced(builder: ParallelBuilder) -> None:
+    first = [request("a", line((2,), "int32"))]
+    assert [a.state for a in builder.build(first)] == ["ok"]
+    before = builder._zygote.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    assert [a.state for a in builder.build(first)] == ["ok"]
+    assert builder._zygote.pid != before
 
 
 def test_a_zygote_that_cannot_start_says_why(
@@ -170,17 +169,19 @@ def test_a_full_disk_is_told_as_such(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kernel_build, "export_library", full)
+    monkeypatch.setattr(kernel_build, "link_kernel", full)
     answer = try_build(small, tmp_path)
     assert (answer.state, answer.reason) == ("failed", "disk-full")
     assert str(tmp_path) in (answer.error or "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_is_told_as_such(builder: ParallelBuilder, small: BuildRequest) -> None:
-    with ParallelBuilder(1) as other:
-        other.folder.joinpath("owner.lock").unlink()
-        other.folder.rmdir()
-        other._zygote._folder = builder.folder  # its own output has to go somewhere
-        (answer,) = other.build([small])
+def test_a_missing_folder_is_told_as_such(small: BuildRequest, tmp_path: Path) -> None:
+    answer = try_build(small, tmp_path / "gone")
     assert (answer.state, answer.reason) == ("failed", "scratch-gone")
+
+
+def test_a_removed_folder_is_made_again(builder: ParallelBuilder, small: BuildRequest) -> None:
+    shutil.rmtree(builder.folder)
+    assert [a.state for a in builder.build([small])] == ["ok"]
+    assert (builder.folder / "owner.lock").is_file()
