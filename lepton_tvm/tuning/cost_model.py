@@ -112,9 +112,9 @@ class CostModel:
         booster = xgboost.train(_PARAMETERS, data, num_boost_round=_ROUNDS)
         self.trees = Trees.from_dump(booster.get_dump(dump_format="json"), WIDTH)
 
-    def predict(self, rows: Sequence[Sequence[float]]) -> Array | None:
+    def predict(self, rows: Sequence[Sequence[float]] | Array) -> Array | None:
         """Expected speed-ups over the zero-trial schedule; None before anything was learned."""
-        if self.trees is None or not rows:
+        if self.trees is None or len(rows) == 0:
             return None
         made: Array = np.exp(self.trees.predict(rows))
         return made

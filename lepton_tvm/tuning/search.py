@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lepton_tvm.ir.graph import Array
 from lepton_tvm.tuning.cost_model import CostModel, features
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point, Space
 from lepton_tvm.tuning.tasks import Task
 
-__all__ = ["Record", "Search", "TaskState"]
+__all__ = ["Record", "Search", "TaskState", "point_features"]
 
-# So many points of one kernel are tried before another one is looked at again.
-_CHUNK = 4
+# So many points of one kernel are tried before another one is looked at again: each may be another
+# lowering, of which one run of the compiler makes one for every kernel.
+_CHUNK = 2
 # The share of points that are drawn instead of predicted to be fast.
 _EXPLORED = 0.25
 # What a kernel is expected to gain before anything is known, falling with the number of trials.
@@ -48,6 +50,7 @@ class TaskState:
     seeds: list[Point] = field(default_factory=list)
     best: Record | None = None
     since_best: int = 0
+    _points: tuple[int, list[Point], Array] | None = None
 
     def add(self, record: Record) -> None:
         """Take a finished trial into account."""
@@ -57,6 +60,20 @@ class TaskState:
         self.since_best += 1
         if record.speedup > (self.best.speedup if self.best else 0.0):
             self.best, self.since_best = record, 0
+
+    def points(self, rng: np.random.Generator) -> tuple[list[Point], Array]:
+        """The untried points and what the cost model sees of them, one row each."""
+        if self._points is None or self._points[0] != self.space.version:
+            made = self.space.points(rng)
+            rows = np.array([point_features(self.task, p) for p in made], np.float32)
+            self._points = self.space.version, made, rows
+        _, points, rows = self._points
+        new = [i for i, p in enumerate(points) if not self.knows(p.text)]
+        return [points[i] for i in new], rows[new]
+
+    def knows(self, text: str) -> bool:
+        """Whether a point was tried, is being tried elsewhere, or does not exist."""
+        return text in self.records or text in self.elsewhere or text in self.absent
 
     @property
     def zero_s(self) -> float | None:
@@ -101,12 +118,12 @@ class Search:
     def propose(self, count: int) -> list[tuple[Task, Point]]:
         """Up to `count` untried points, fewer where none is left; zero-trial schedules first."""
         made: list[tuple[Task, Point]] = []
-        fresh = [s for s in self.states.values() if not _known(s, ZERO_TRIAL)]
+        fresh = [s for s in self.states.values() if not s.knows(ZERO_TRIAL)]
         fresh.sort(key=lambda s: -s.task.info.macs * s.task.calls)
         for state in fresh[:count]:
             made.append((state.task, Point(0, {})))
         ready = [s for s in self.states.values() if ZERO_TRIAL in s.records]
-        pools = {s.task.hash: self._pool(s) for s in ready}
+        pools = self._pools(ready)
         pending = dict.fromkeys(pools, 0)
         while len(made) < count and any(p.points for p in pools.values()):
             key = max(
@@ -128,7 +145,7 @@ class Search:
             for record in records:
                 point = space.from_text(record.text)
                 if point is not None:
-                    rows.append(_features(task, point))
+                    rows.append(point_features(task, point))
                     targets.append(record.speedup)
         self.model.fit(rows, targets)
 
@@ -140,10 +157,21 @@ class Search:
         """Seconds of all kernels of one inference with their zero-trial schedules."""
         return sum(s.task.calls * (s.zero_s or 0.0) for s in self.states.values())
 
-    def _pool(self, state: TaskState) -> _Pool:
-        seeds = [p for p in state.seeds if not _known(state, p.text)]
-        points = [p for p in state.space.points(self._rng) if not _known(state, p.text)]
-        predicted = self.model.predict([_features(state.task, p) for p in points])
+    def _pools(self, states: Sequence[TaskState]) -> dict[str, _Pool]:
+        """The untried points of each task, all of them predicted at once."""
+        found = [state.points(self._rng) for state in states]
+        every = [rows for _, rows in found]
+        predicted = self.model.predict(np.concatenate(every)) if every else None
+        made, start = {}, 0
+        for state, (points, rows) in zip(states, found, strict=True):
+            end = start + len(rows)
+            speedups = None if predicted is None else predicted[start:end]
+            made[state.task.hash] = self._pool(state, points, speedups)
+            start = end
+        return made
+
+    def _pool(self, state: TaskState, points: list[Point], predicted: Array | None) -> _Pool:
+        seeds = [p for p in state.seeds if not state.knows(p.text)]
         if predicted is None:
             ranks = np.array([p.plan + 2.0 * len(p.choices) for p in points])
             order = np.argsort(ranks + self._rng.uniform(0, 3, len(points)), kind="stable")
@@ -168,10 +196,7 @@ class Search:
         return time * (float(forward * 0.7 ** (pending / _CHUNK)) + optimism)
 
 
-def _known(state: TaskState, text: str) -> bool:
-    return text in state.records or text in state.elsewhere or text in state.absent
-
-
-def _features(task: Task, point: Point) -> list[float]:
+def point_features(task: Task, point: Point) -> list[float]:
+    """What the cost model sees of a point."""
     plan = task.plans[point.plan]
     return features(task.info, plan, point.choices)

@@ -31,7 +31,7 @@ from lepton_tvm.tuning.whole_model import time_in_turns
 
 __all__ = ["tune"]
 
-_BATCH = 32
+_BATCH = 48
 # Trials without this relative gain of the whole model end the search.
 _PLATEAU_TRIALS, _PLATEAU_GAIN = 192, 0.001
 # Neighbours' best schedules that are tried first, for each kernel.

@@ -60,6 +60,8 @@ class Space:
 
     plans: Sequence[Mapping[str, int]]
     asked: dict[tuple[int, int | None], Questions] = field(default_factory=dict)
+    #: Grows when something new is known about the points.
+    version: int = 0
     _zero: Questions = field(default_factory=dict)
 
     def points(self, rng: np.random.Generator) -> list[Point]:
@@ -88,7 +90,9 @@ class Space:
         answer = None
         if first is not None:
             answer = point.decisions.get(first, asked[first][1])
-        self.asked[point.plan, answer] = dict(asked)
+        if self.asked.get((point.plan, answer)) != dict(asked):
+            self.asked[point.plan, answer] = dict(asked)
+            self.version += 1
         if not point.decisions:
             self._zero = dict(asked)
 
