@@ -3,9 +3,9 @@
     python tools/kill_tune.py --kills 100 --db sqlite:///kills.db
     python tools/kill_tune.py --kills 100 --db postgresql+psycopg://user@/kills --at-once 3
 
-Every round starts `tune` on the demo's network, waits a random time, kills the process with SIGKILL,
-and reads the database: what was there before must still be there, with the same contents. At the end
-the command runs to its end and must find exactly the number of trials that was asked for.
+Every round starts `tune` on the demo's network, waits a random time, kills the process with
+SIGKILL, and reads the database: what was there before must still be there, with the same contents.
+At the end the command runs to its end and must find exactly the number of trials asked for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start(url: str, count: int, folder: Path) -> subprocess.Popen[bytes]:
     """`tune` in a process group of its own."""
     command = [
         sys.executable, "-m", "lepton_tvm.cli", "tune", str(model_path()), "--trials", str(count),
-        "--db", url, "-o", str(folder / f"tuned-{random.getrandbits(32):x}.so"),
+        "--patience", "0", "--db", url, "-o", str(folder / f"tuned-{random.getrandbits(32):x}.so"),
     ]  # fmt: skip
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)

@@ -57,6 +57,15 @@ Builders = Annotated[
         help="Build kernels on the workers of a Dask scheduler (tcp://HOST:PORT); default: here.",
     ),
 ]
+Patience = Annotated[
+    int,
+    typer.Option(
+        "--patience",
+        min=0,
+        metavar="N",
+        help="End the search early when N trials in a row brought less than 0.1 %; 0: never.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the search.")]
 
 
@@ -81,6 +90,7 @@ def register(app: typer.Typer) -> None:
         tracker: Tracker = None,
         key: Key = None,
         builders: Builders = None,
+        patience: Patience = 192,
         seed: Seed = 0,
         db: Db = None,
         as_json: Json = False,
@@ -106,6 +116,7 @@ def register(app: typer.Typer) -> None:
             result = tune(
                 made, target=goal, trials=trials, budget=budget, db=db,
                 output=output or model.with_suffix(".so"), winograd=winograd, threads=threads,
-                tracker=tracker, key=key, builders=builders, seed=seed, on_status=on_status,
+                tracker=tracker, key=key, builders=builders, patience=patience or None,
+                seed=seed, on_status=on_status,
             )  # fmt: skip
         return Output(result.to_json(), result_table(result))

@@ -32,8 +32,8 @@ from lepton_tvm.tuning.whole_model import time_in_turns
 __all__ = ["tune"]
 
 _BATCH = 48
-# Trials without this relative gain of the whole model end the search.
-_PLATEAU_TRIALS, _PLATEAU_GAIN = 192, 0.001
+# A smaller relative gain of the whole model does not count as one.
+_PLATEAU_GAIN = 0.001
 # Neighbours' best schedules that are tried first, for each kernel.
 _SEEDS = 3
 _DEFAULT_TRIALS = 256
@@ -57,6 +57,7 @@ def tune(
     tracker: str | None = None,
     key: str | None = None,
     builders: str | None = None,
+    patience: int | None = 192,
     seed: int = 0,
     on_status: OnStatus | None = None,
 ) -> TuneResult:
@@ -72,8 +73,9 @@ def tune(
     as `output`; later calls of `compile` use the same schedules.
 
     `threads` is how many threads kernels run on. `tracker` (HOST:PORT) and `key` name devices of a
-    farm that time the kernels, `builders` a Dask scheduler whose workers build them. `on_status`
-    is told how far the work is.
+    farm that time the kernels, `builders` a Dask scheduler whose workers build them. The search
+    ends early when `patience` trials in a row brought less than 0.1 % (None: never). `on_status` is
+    told how far the work is.
 
     Raises InputError for unusable options, TargetError where this machine cannot run the target's
     code and no tracker is given, CompileError, DatabaseError.
@@ -95,7 +97,7 @@ def tune(
         with database.job("tune", options, {"search": seed}) as job:
             run = _Run(
                 model, goal, database, builder, runner, folder, job.id, wanted, seconds,
-                threads, winograd, seed, on_status or (lambda status: None),
+                threads, winograd, patience, seed, on_status or (lambda status: None),
             )  # fmt: skip
             return run.all(output, variant or variant_name(model), remote=tracker is not None)
 
@@ -139,6 +141,7 @@ class _Run:
     budget_s: float | None
     threads: int
     winograd: bool
+    patience: int | None
     seed: int
     tell: OnStatus
     started: float = field(default_factory=time.monotonic)
@@ -190,7 +193,7 @@ class _Run:
         self.loop = loop
         self.search_began = time.monotonic()
         total = loop.refresh()
-        gained = _Plateau()
+        plateau = _Plateau(self.patience)
         while True:
             self._say("searching")
             if self.limit is not None and total >= self.limit:
@@ -198,7 +201,7 @@ class _Run:
             left = self._budget_left()
             if left is not None and left <= 0 and total:
                 return "budget"
-            if gained.reached(total, loop.search):
+            if plateau.reached(total, loop.search):
                 return "plateau"
             loop.search.learn(self.lent)
             room = _BATCH if self.limit is None else min(_BATCH, self.limit - total)
@@ -355,6 +358,7 @@ class _Run:
 class _Plateau:
     """Whether many trials in a row brought the whole model next to nothing."""
 
+    patience: int | None
     best_s: float = float("inf")
     at: int = 0
 
@@ -364,7 +368,7 @@ class _Plateau:
         if untried or now < self.best_s * (1 - _PLATEAU_GAIN):
             self.best_s, self.at = now, total
             return False
-        return total - self.at >= _PLATEAU_TRIALS
+        return self.patience is not None and total - self.at >= self.patience
 
 
 def _task_result(state: TaskState, winner: Winner | None) -> TaskResult:
