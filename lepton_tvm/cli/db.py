@@ -25,7 +25,25 @@ Limit = Annotated[
     int, typer.Option("--limit", min=0, help="At most so many (models, trials); 0 is all.")
 ]
 Offset = Annotated[int, typer.Option("--offset", min=0, help="Leave out so many first.")]
-ArchiveFile = Annotated[Path, typer.Argument(metavar="FILE", help="A zip file of records.")]
+ArchiveFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="A zip file of records; with --metaschedule a folder."),
+]
+MetaSchedule = Annotated[
+    bool,
+    typer.Option(
+        "--metaschedule",
+        help="FILE is a folder with database_workload.json and database_tuning_record.json.",
+    ),
+]
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Whose times MetaSchedule's records hold: a machine's fingerprint; default this one.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")]
 
 
@@ -56,22 +74,44 @@ def show_record(
 
 
 @command(app, "export")
-def export_file(file: ArchiveFile, db: Db = None, as_json: Json = False) -> Output:
-    """Write all records and artifacts to one zip file."""
+def export_file(
+    file: ArchiveFile,
+    metaschedule: MetaSchedule = False,
+    hardware: Hardware = None,
+    db: Db = None,
+    as_json: Json = False,
+) -> Output:
+    """Write all records and artifacts to one zip file, or tuning records for MetaSchedule."""
     from lepton_tvm.db.transfer import export_records
 
+    _check_hardware(hardware, metaschedule)
     with _existing(db) as database:
+        if metaschedule:
+            from lepton_tvm.tuning.metaschedule_json import export_metaschedule
+
+            return _exchanged(export_metaschedule(database, file, hardware=hardware), "to", file)
         report = export_records(database, file).to_json()
     return Output({"file": str(file), **report}, _moved("written to", file, report))
 
 
 @command(app, "import")
-def import_file(file: ArchiveFile, db: Db = None, as_json: Json = False) -> Output:
-    """Add the records of an exported file; what is there already stays as it is."""
+def import_file(
+    file: ArchiveFile,
+    metaschedule: MetaSchedule = False,
+    hardware: Hardware = None,
+    db: Db = None,
+    as_json: Json = False,
+) -> Output:
+    """Add the records of an exported file, or of MetaSchedule's; what is there stays as it is."""
     from lepton_tvm.db import open_database
     from lepton_tvm.db.transfer import import_records
 
+    _check_hardware(hardware, metaschedule)
     with open_database(db) as database:
+        if metaschedule:
+            from lepton_tvm.tuning.metaschedule_json import import_metaschedule
+
+            return _exchanged(import_metaschedule(database, file, hardware=hardware), "from", file)
         report = import_records(database, file).to_json()
     return Output({"file": str(file), **report}, _moved("read from", file, report))
 
@@ -100,6 +140,20 @@ def _existing(db: str | None) -> Any:
             f"database {place} does not exist; lepton-tvm compile makes one, --db names another"
         )
     return open_database(db)
+
+
+def _check_hardware(hardware: str | None, metaschedule: bool) -> None:
+    if hardware is not None and not metaschedule:
+        raise InputError("--hardware is only used with --metaschedule")
+
+
+def _exchanged(report: Any, direction: str, file: Path) -> Output:
+    data = {"file": str(file), **report.to_json()}
+    lines = [
+        f"{report.records} records of {report.workloads} kernels {direction} {file}, taken as "
+        f"times of machine {report.hardware}"
+    ]
+    return Output(data, "\n".join(lines + [f"left out: {text}" for text in report.skipped]))
 
 
 def _moved(what: str, file: Path, report: dict[str, Any]) -> str:

@@ -172,6 +172,13 @@ class TuningLog:
                     found[by_id[name]].append(Finished(*values))
         return found
 
+    def keys(self, **parts: str) -> list[TrialKey]:
+        """The stored keys that have these parts: `keys(target=..., hardware=...)`."""
+        alike = [getattr(TuningKeyRow, part) == value for part, value in parts.items()]
+        with self._database.reading() as session:
+            rows = session.scalars(sa.select(TuningKeyRow).where(*alike).order_by(TuningKeyRow.id))
+            return [key_of(row) for row in rows]
+
     def neighbours(self, key: TrialKey, *, limit: int = 64) -> list[Trial]:
         """The fastest trials of this kernel on other hardware: to seed a search and no more."""
         alike = [
