@@ -37,6 +37,7 @@ CHOICES = (
     "shares",
     "unroll_depth",
     "unroll_epilogue",
+    "upstream_sample",
 )
 #: Names the features and the target; changes with them, so that a stored model fits or is not used.
 KIND = "xgboost-speedup-1"

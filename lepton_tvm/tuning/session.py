@@ -14,11 +14,11 @@ import numpy as np
 
 from lepton_tvm.compiler import CompiledArtifact, compile, variant_name
 from lepton_tvm.db import Database, Trial, Winner, open_database
-from lepton_tvm.errors import InputError
+from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure import Estimate, this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
-from lepton_tvm.trials import Builder, LocalRunner, ParallelBuilder, Runner
+from lepton_tvm.trials import Builder, Runner, open_builder, open_runner
 from lepton_tvm.tuning.confirm import confirm, zero_trial_winner
 from lepton_tvm.tuning.cost_model import KIND, CostModel
 from lepton_tvm.tuning.keys import trial_key
@@ -408,9 +408,14 @@ def _scratch() -> Iterator[Path]:
 def _tools(
     target: Target, tracker: str | None, key: str | None, builders: str | None, threads: int
 ) -> Iterator[tuple[Builder, Runner]]:
-    runner = LocalRunner()
+    if tracker is None and not target.is_native:
+        raise TargetError(
+            f"this machine cannot run code for {target}, so nothing can be timed here: name a "
+            "tracker and a key of devices that can"
+        )
+    runner = open_runner(tracker, key, threads=threads)
     try:
-        builder = ParallelBuilder()
+        builder = open_builder(builders)
         try:
             yield builder, runner
         finally:

@@ -11,6 +11,7 @@ from lepton_tvm.schedules.cpu.matmul import Matmul
 from lepton_tvm.schedules.cpu.reduction import Reduction
 from lepton_tvm.schedules.cpu.rows import Rows
 from lepton_tvm.schedules.cpu.winograd import WinogradConv2d
+from lepton_tvm.schedules.upstream import WithUpstream
 from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.schedules.x86.intrinsics import dot_unit
 
@@ -43,7 +44,8 @@ RULES: tuple[ScheduleRule, ...] = (
     DEPTHWISE_CONV2D,
     MATMUL,
     BATCH_MATMUL,
-    ELEMENTWISE,
-    ROWS,
-    REDUCTION,
+    WithUpstream(ELEMENTWISE.name, ELEMENTWISE, samples=1),
+    WithUpstream(ROWS.name, ROWS),
+    WithUpstream(REDUCTION.name, REDUCTION),
+    WithUpstream("x86.upstream"),
 )

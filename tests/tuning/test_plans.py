@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
-from lepton_tvm.kernels import kernel_calls, kernel_hash
+from lepton_tvm.kernels import anchor_notes, kernel_calls, kernel_hash
 from lepton_tvm.model import Model
 from lepton_tvm.pipeline import Build, build, fuse, ops_of_kernels
 from lepton_tvm.quantization import quantize
+from lepton_tvm.schedules.upstream import upstream_schedule
 from lepton_tvm.targets import parse_target
 
 
@@ -56,6 +58,26 @@ def test_other_plans_for_all_kernels_compute_the_same(
         np.testing.assert_array_equal(a, b)
     else:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("seed", [1, 2, 7])
+def test_samples_of_upstreams_rules_compute_the_same_and_depend_on_the_seed_alone(
+    models: dict[str, Model], precision: str, seed: int
+) -> None:
+    model, target = models[precision], parse_target("native")
+    fused = fuse(model.module, target).module
+    functions = {kernel_hash(fused[name]): fused[name] for name, _ in kernel_calls(fused)}
+    plain = [h for h, func in functions.items() if anchor_notes(func) is None]
+    assert plain
+    for key in plain:
+        once, again = (upstream_schedule(functions[key], target, seed).mod for _ in range(2))
+        assert tvm_ffi.structural_equal(once, again)
+    built = build(model.module, target, tuned={h: {"upstream_sample": 1} for h in plain}.get)
+    assert sum(bool(k.decisions) for k in built.kernels) == len(plain)
+    x = np.random.default_rng(0).standard_normal((1, 1, 28, 28)).astype("float32")
+    a, b = outputs(build(model.module, target), x), outputs(built, x)
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
 
 
 def test_plans_that_are_no_candidates_fall_back_to_the_default(models: dict[str, Model]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lepton_tvm import compiler, runtime
 from lepton_tvm.db import Database, open_database
-from lepton_tvm.errors import InputError
+from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
@@ -148,7 +148,7 @@ class Flatterer(Liar):
 def test_a_candidate_with_other_numbers_never_wins(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "LocalRunner", Liar)
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Liar())
     result = run(url, model, 30)
     assert result.failed == 30 - len(result.kernels)
     assert not any(k.decisions for k in result.kernels)
@@ -159,7 +159,7 @@ def test_kernels_that_make_the_whole_model_slower_are_taken_back(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels timed by a runner that flatters win; the whole model tells that they are slow."""
-    monkeypatch.setattr(session, "LocalRunner", Flatterer)
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
     times = iter([0.9])
 
     def slower(*args: Any, **options: Any) -> Any:
@@ -225,6 +225,11 @@ def test_bad_options_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         tune(model, db=url, **options)
+
+
+def test_a_target_that_cannot_run_here_needs_devices(url: str, model: Model) -> None:
+    with pytest.raises(TargetError, match=r"cannot run code for arm:dotprod.*name a tracker"):
+        tune(model, target="arm:dotprod", db=url)
 
 
 def test_a_file_in_place_of_a_model_is_refused(url: str) -> None:
