@@ -19,7 +19,7 @@ from lepton_tvm.trials.wire import built, receive, send, to_json
 __all__ = ["ParallelBuilder"]
 
 # TVM keeps some memory of every build; a new child starts from the zygote's.
-_BUILDS_PER_WORKER = 200
+_BUILDS_PER_WORKER = 500
 
 
 @dataclass

@@ -103,7 +103,7 @@ def _schedule(request: BuildRequest, goal: Target) -> _Scheduled:
     return _Scheduled(module)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def _function(module: str) -> tirx.PrimFunc:
     """The unscheduled function; candidates of one task come one after the other."""
     return tvm.ir.load_json(module)["main"].with_attr("global_symbol", "main")
@@ -130,9 +130,12 @@ def _by_trace(module: tvm.IRModule, trace: Any) -> tvm.IRModule:
     return schedule.mod
 
 
+_JSON_TYPES = {type(None), bool, int, float, str}
+
+
 def _plain(value: Any) -> Any:
     """TVM's containers and numbers as JSON's."""
-    if value is None or isinstance(value, bool | int | float):
+    if type(value) in _JSON_TYPES:
         return value
     if isinstance(value, str):
         return str(value)

@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     """Serve until the parent is gone."""
     work, descriptor, parent = arguments[0], int(arguments[1]), int(arguments[2])
     control = socket.socket(fileno=descriptor)
+    # Where torch is installed TVM imports it: seconds of the start and twice the memory to fork.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     module = importlib.import_module(WORK[work])
     module.warm_up()
     # Children write to pages that the collector marks; frozen objects are left out of that.
