@@ -11,7 +11,6 @@ import pytest
 from lepton_tvm.artifact import make_manifest
 from lepton_tvm.artifact.container import pack
 from lepton_tvm.db import Database, open_database
-from tests.db.postgres import Server, lacking, running_server
 
 
 def make_artifact(path: Path, **changes: Any) -> Path:
@@ -30,19 +29,6 @@ def make_artifact(path: Path, **changes: Any) -> Path:
     code = b"\x7fELF" + repr(sorted(changes)).encode() * 20
     path.write_bytes(code + pack(code, make_manifest(**fields)))
     return path
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
-    """One private server for the whole session; `lepton` is a database with our tables."""
-    reason = lacking()
-    if reason is not None:
-        pytest.skip(reason)
-    with running_server() as server, pytest.MonkeyPatch.context() as environment:
-        server.execute("CREATE DATABASE lepton TEMPLATE template0")
-        environment.setenv("LEPTON_TVM_ARTIFACTS", str(server.folder / "artifacts"))
-        open_database(server.url("lepton")).close()
-        yield server
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model
 from lepton_tvm.quantization import quantize
+from tests.db.postgres import Server
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,13 @@ def model_file(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(tmp_path: Path) -> str:
     """A database that is not there yet."""
     return f"sqlite:///{tmp_path / 'tune.db'}"
+
+
+@pytest.fixture
+def postgres_url(
+    postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A fresh database on a real server; its artifacts lie in the test's folder."""
+    monkeypatch.setenv("LEPTON_TVM_ARTIFACTS", str(tmp_path / "artifacts"))
+    with postgres_server.database(template="lepton") as fresh:
+        yield fresh

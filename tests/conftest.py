@@ -1,0 +1,23 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lepton_tvm.db import open_database
+from tests.db.postgres import Server, lacking, running_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """One private server for the whole session; `lepton` is a database with our tables."""
+    reason = lacking()
+    if reason is not None:
+        pytest.skip(reason)
+    with running_server() as server, pytest.MonkeyPatch.context() as environment:
+        server.execute("CREATE DATABASE lepton TEMPLATE template0")
+        environment.setenv("LEPTON_TVM_ARTIFACTS", str(server.folder / "artifacts"))
+        open_database(server.url("lepton")).close()
+        yield server
