@@ -100,10 +100,14 @@ def register(app: typer.Typer) -> None:
         Every finished trial is in the database at once. However a run ends, the same command goes
         on with the trials that remain, and several may run at the same time on one database.
         """
-        goal = parse_target(target)
         steps = check_options(prune, quantize, calib, weight_bits)
         if (tracker is None) != (key is None):
             raise InputError("--tracker and --key belong together: give both or none")
+        goal = parse_target(target)
+        if tracker is not None:
+            from lepton_tvm.device.farm import farm_target
+
+            goal = farm_target(target, tracker, key)
         with progress(f"loading {model}") as say:
             from lepton_tvm.tuning import parse_budget, tune
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lepton_tvm.device.client import DeviceLost, DeviceSession
-from lepton_tvm.device.tracker import Address, DeviceInfo, Tracker
+from lepton_tvm.device.tracker import Address, DeviceInfo, Tracker, parse_address
 from lepton_tvm.device.wire import own_version
-from lepton_tvm.errors import DeviceError, InputError
+from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.runtime.library import tvm_version
+from lepton_tvm.targets import Target, parse_target
 
-__all__ = ["DevicePool"]
+__all__ = ["DevicePool", "farm_target"]
 
 _LOOK_S = 1.0
 _SERVE = "start a device: lepton-tvm device serve --tracker {tracker} --key {key}"
@@ -155,6 +157,40 @@ class DevicePool:
 
     def _hint(self) -> str:
         return _SERVE.format(tracker=self._address(), key=self._key)
+
+
+def farm_target(
+    spec: str | Target, tracker: str | None, key: str | None, *, wait_s: float = 60.0
+) -> Target:
+    """What to build for the devices of a key: their best target for `native`, their cores.
+
+    Raises TargetError where they cannot run the target, InputError for an address that is none,
+    DeviceError where no fitting device is known to the tracker within `wait_s`.
+    """
+    if not tracker or not key:
+        raise InputError("measuring on devices needs both --tracker HOST:PORT and --key KEY")
+    pool = DevicePool(parse_address(tracker), key, wait_s=wait_s)
+    asked = spec.spec if isinstance(spec, Target) else spec
+    native = pool.facts.get("target")
+    if asked != "native":
+        target = parse_target(spec)
+    elif native is not None:
+        target = parse_target(str(native))
+    else:
+        raise TargetError(f"this version has no target for the devices of key {key!r}: name one")
+    cpu, have = pool.machine["cpu"], frozenset(pool.facts["flags"])
+    if target.arch != pool.machine["arch"]:
+        raise TargetError(
+            f"target {target} is for {target.arch}, the devices of key {key!r} ({cpu}) are "
+            f"{pool.machine['arch']}; leave the target out to take their best ({native})"
+        )
+    missing = [f for f in target.features if f not in have]
+    if missing:
+        raise TargetError(
+            f"the devices of key {key!r} ({cpu}) lack {', '.join(missing)}, which target {target} "
+            f"needs; leave the target out to take their best ({native})"
+        )
+    return replace(target, cores=int(pool.machine["cores"]))
 
 
 def _problem(device: DeviceInfo) -> str | None:

@@ -7,7 +7,7 @@ of a builder as a function.
 """
 
 from lepton_tvm.trials.builder import ParallelBuilder
-from lepton_tvm.trials.places import open_builder, open_runner
+from lepton_tvm.trials.places import artifacts_of, open_builder, open_runner
 from lepton_tvm.trials.requests import (
     Argument,
     Builder,
@@ -29,6 +29,7 @@ __all__ = [
     "RunRequest",
     "RunResult",
     "Runner",
+    "artifacts_of",
     "open_builder",
     "open_runner",
 ]

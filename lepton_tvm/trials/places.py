@@ -5,12 +5,14 @@ Nothing of Dask, TVM's RPC or the compiler is loaded before it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from lepton_tvm.errors import InputError
+from lepton_tvm.measure.artifacts import ArtifactPlace, LocalArtifacts
 from lepton_tvm.trials.requests import Builder, Runner
 
-__all__ = ["open_builder", "open_runner"]
+__all__ = ["artifacts_of", "open_builder", "open_runner"]
 
 
 def open_builder(
@@ -60,3 +62,17 @@ def open_runner(
 
     address = parse_address(tracker)
     return RpcRunner(address, key, threads=threads, timeout_s=timeout_s, wait_s=wait_s, say=say)
+
+
+@contextmanager
+def artifacts_of(runner: Runner) -> Iterator[ArtifactPlace]:
+    """Where whole artifacts run on the machine that `runner` times kernels on: one of its devices.
+
+    Raises DeviceError where none can be had.
+    """
+    from lepton_tvm.trials.remote import RpcRunner
+
+    if isinstance(runner, RpcRunner):
+        yield runner.artifacts()
+    else:
+        yield LocalArtifacts()

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lepton_tvm.device.artifacts import RemoteArtifacts
 from lepton_tvm.device.client import DeviceLost, DeviceSession
 from lepton_tvm.device.farm import DevicePool
 from lepton_tvm.device.tracker import Address
@@ -75,7 +76,7 @@ class RpcRunner:
         if not requests:
             return
         while len(self._lanes) < self._pool.count():
-            self._lanes.append(_Lane(self._pool, self._hashes, self._timeout_s, self._say))
+            self._lanes.append(self._new_lane())
         queue = Queue(requests, _ATTEMPTS)
         lanes = self._lanes[: len(requests)]
         threads = [threading.Thread(target=lane.work, args=(queue,), daemon=True) for lane in lanes]
@@ -89,11 +90,23 @@ class RpcRunner:
             for thread in threads:
                 thread.join(self._timeout_s + _SPARE_S)
 
+    def artifacts(self) -> RemoteArtifacts:
+        """One of the devices, for whole artifacts; not for use while `run` is at work.
+
+        Raises DeviceError where none can be had.
+        """
+        if not self._lanes:
+            self._lanes.append(self._new_lane())
+        return self._lanes[0].artifacts()
+
     def close(self) -> None:
         """Give all devices back."""
         for lane in self._lanes:
             lane.close()
         self._lanes.clear()
+
+    def _new_lane(self) -> _Lane:
+        return _Lane(self._pool, self._hashes, self._timeout_s, self._say)
 
 
 class _Lane:
@@ -120,7 +133,19 @@ class _Lane:
         else:
             queue.leave(None)
 
+    def artifacts(self) -> RemoteArtifacts:
+        """Its device for whole artifacts; another one where it was lost since."""
+        if self._session is not None:
+            try:
+                return RemoteArtifacts(self._session)
+            except DeviceLost:
+                self.close()
+        self._session = self._pool.take()
+        assert self._session is not None  # nothing told it to stop
+        return RemoteArtifacts(self._session)
+
     def close(self) -> None:
+        """Give the device back."""
         if self._session is not None:
             self._session.close()
             self._session = None

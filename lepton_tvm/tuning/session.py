@@ -14,11 +14,13 @@ import numpy as np
 
 from lepton_tvm.compiler import CompiledArtifact, compile, variant_name
 from lepton_tvm.db import Database, Trial, Winner, open_database
+from lepton_tvm.device.farm import farm_target
 from lepton_tvm.errors import InputError, TargetError
-from lepton_tvm.measure import Estimate, this_machine
+from lepton_tvm.measure import Estimate
+from lepton_tvm.measure.artifacts import ArtifactPlace
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
-from lepton_tvm.trials import Builder, Runner, open_builder, open_runner
+from lepton_tvm.trials import Builder, Runner, artifacts_of, open_builder, open_runner
 from lepton_tvm.tuning.confirm import confirm, zero_trial_winner
 from lepton_tvm.tuning.cost_model import KIND, CostModel
 from lepton_tvm.tuning.keys import trial_key
@@ -80,14 +82,15 @@ def tune(
     Raises InputError for unusable options, TargetError where this machine cannot run the target's
     code and no tracker is given, CompileError, DatabaseError.
     """
-    goal = parse_target(target)
+    goal = parse_target(target) if tracker is None else farm_target(target, tracker, key)
+    said: list[str] = []
     _check(model, trials, budget, threads)
     seconds = parse_budget(budget)
     wanted = trials if trials is not None or seconds is not None else _DEFAULT_TRIALS
     with (
         _opened(db) as database,
         _scratch() as folder,
-        _tools(goal, tracker, key, builders, threads) as (builder, runner),
+        _tools(goal, tracker, key, builders, threads, said.append) as (builder, runner),
     ):
         database.check_writable()
         options = {
@@ -97,9 +100,9 @@ def tune(
         with database.job("tune", options, {"search": seed}) as job:
             run = _Run(
                 model, goal, database, builder, runner, folder, job.id, wanted, seconds,
-                threads, winograd, patience, seed, on_status or (lambda status: None),
+                threads, winograd, patience, seed, on_status or (lambda status: None), said,
             )  # fmt: skip
-            return run.all(output, variant or variant_name(model), remote=tracker is not None)
+            return run.all(output, variant or variant_name(model))
 
 
 def parse_budget(budget: str | float | None) -> float | None:
@@ -144,18 +147,20 @@ class _Run:
     patience: int | None
     seed: int
     tell: OnStatus
+    said: list[str]  # what happened to devices
     started: float = field(default_factory=time.monotonic)
     new: int = 0
     search_began: float = field(default_factory=time.monotonic)
 
-    def all(self, output: str | Path | None, variant: str, *, remote: bool) -> TuneResult:
+    def all(self, output: str | Path | None, variant: str) -> TuneResult:
         self._say("lowering")
         tasks = Tasks(self.model, self.target, self.folder, winograd=self.winograd, seed=self.seed)
         loop = self._loop(tasks)
         stopped = self._search(loop)
         self._save_model(loop.search.model, loop)
         winners = self._winners(loop)
-        return self._finish(loop, winners, stopped, output, variant, remote)
+        with artifacts_of(self.runner) as place:
+            return self._finish(loop, winners, stopped, output, variant, place)
 
     # the search
 
@@ -244,9 +249,9 @@ class _Run:
         stopped: str,
         output: str | Path | None,
         variant: str,
-        remote: bool,
+        place: ArtifactPlace,
     ) -> TuneResult:
-        notes: list[str] = []
+        notes = list(dict.fromkeys(self.said))
         self._say("compiling")
         zero = compile(
             self.model, target=self.target, db=self.database, winograd=self.winograd,
@@ -254,11 +259,9 @@ class _Run:
         )  # fmt: skip
         made = self._compile(output, variant)
         times: tuple[Estimate, Estimate, Estimate] | None = None
-        if remote:
-            notes.append("the whole model was not timed here: kernels were timed on devices")
-        elif any(w.decisions for w in winners.values()):
+        if any(w.decisions for w in winners.values()):
             self._say("comparing")
-            times = time_in_turns(self.database, zero, made, self.threads, seed=self.seed)
+            times = time_in_turns(self.database, place, zero, made, self.threads, seed=self.seed)
             if times[2].high < 1.0:
                 notes.append(
                     f"the tuned kernels made the whole model slower ({times[2].value:.3f}x), "
@@ -271,12 +274,11 @@ class _Run:
                 made, times = self._compile(output, variant), None
         else:
             notes.append("no kernel has a schedule that is surely faster: nothing was changed")
-        machine = this_machine().to_json() if not remote else {"fingerprint": loop.runner.hardware}
         return TuneResult(
             model=self.model.name,
             variant=variant,
             target=str(self.target),
-            machine=machine,
+            machine=place.machine.to_json(),
             db=self.database.url,
             threads=self.threads,
             trials=sum(len(s.records) for s in loop.search.states.values()),
@@ -406,14 +408,19 @@ def _scratch() -> Iterator[Path]:
 
 @contextmanager
 def _tools(
-    target: Target, tracker: str | None, key: str | None, builders: str | None, threads: int
+    target: Target,
+    tracker: str | None,
+    key: str | None,
+    builders: str | None,
+    threads: int,
+    say: Callable[[str], None],
 ) -> Iterator[tuple[Builder, Runner]]:
     if tracker is None and not target.is_native:
         raise TargetError(
             f"this machine cannot run code for {target}, so nothing can be timed here: name a "
             "tracker and a key of devices that can"
         )
-    runner = open_runner(tracker, key, threads=threads)
+    runner = open_runner(tracker, key, threads=threads, say=say)
     try:
         builder = open_builder(builders)
         try:

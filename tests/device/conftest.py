@@ -9,8 +9,19 @@ import pytest
 
 from tests.cli.conftest import lepton
 from tests.device import kernels, servers
+from tests.tuning.conftest import model
 
-__all__ = ["lepton", "libraries", "lone", "tracker", "work"]
+__all__ = ["lepton", "libraries", "lone", "model", "other", "tracker", "work"]
+
+
+#: The options of `device serve` for a machine that says it is another one.
+OTHER = """
+import dataclasses, sys
+from lepton_tvm.device import serve, __main__
+here = serve.this_machine()
+serve.this_machine = lambda: dataclasses.replace(here, cpu="Other CPU")
+sys.exit(__main__.main())
+"""
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +49,15 @@ def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Running]:
 def work(tmp_path: Path) -> Path:
     """A folder for the arguments of kernels."""
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def other(
+    tmp_path_factory: pytest.TempPathFactory, tracker: servers.Running
+) -> Iterator[servers.Running]:
+    """A device that says it is another machine, by the key `other`."""
+    folder = tmp_path_factory.mktemp("other")
+    options = ["--port", "0", "--tracker", tracker.address, "--key", "other", "--threads", "1"]
+    with servers.started(folder, "other", ["-c", OTHER, *options]) as running:
+        running.wait_for("offered")
+        yield running

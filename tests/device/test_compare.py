@@ -19,14 +19,6 @@ from tests.device import servers
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
 X = np.random.default_rng(2).standard_normal((8, 8)).astype("float32")
-#: The options of `device serve` for a machine that says it is another one.
-OTHER = """
-import dataclasses, sys
-from lepton_tvm.device import serve, __main__
-here = serve.this_machine()
-serve.this_machine = lambda: dataclasses.replace(here, cpu="Other CPU")
-sys.exit(__main__.main())
-"""
 
 
 @pytest.fixture
@@ -37,18 +29,6 @@ def db(tmp_path: Path) -> Iterator[Database]:
         for name in ("a.so", "b.so"):
             database.add_artifact(tmp_path / name)
         yield database
-
-
-@pytest.fixture(scope="module")
-def other(
-    tmp_path_factory: pytest.TempPathFactory, tracker: servers.Running
-) -> Iterator[servers.Running]:
-    """A device that says it is another machine, by the key `other`."""
-    folder = tmp_path_factory.mktemp("other")
-    options = ["--port", "0", "--tracker", tracker.address, "--key", "other", "--threads", "1"]
-    with servers.started(folder, "other", ["-c", OTHER, *options]) as running:
-        running.wait_for("offered")
-        yield running
 
 
 def test_a_device_compares_and_its_machine_is_stored(

@@ -6,15 +6,19 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lepton_tvm.device.farm import DevicePool
 from lepton_tvm.device.tracker import Tracker
 from lepton_tvm.errors import DeviceError, InputError
-from lepton_tvm.measure import this_machine
-from lepton_tvm.trials import RunResult
+from lepton_tvm.measure import Rounds, this_machine
+from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.model import TensorInfo
+from lepton_tvm.trials import RunResult, artifacts_of, open_runner
 from lepton_tvm.trials.lanes import Queue
 from lepton_tvm.trials.remote import FileHashes, RpcRunner
+from tests.artifact import toy
 from tests.device import kernels, servers
 
 
@@ -75,6 +79,28 @@ def test_32_requests_are_answered_though_one_of_two_devices_is_killed(
         # the same devices, asked once more
         again = list(runner.run(requests[:3]))
         assert [r.state for r in again] == ["ok"] * 3
+        runner.close()
+
+
+def test_whole_artifacts_run_where_kernels_do(
+    tracker: servers.Running, libraries: dict[str, str], work: Path
+) -> None:
+    sha256 = toy.write(work / "toy.so", toy.dense())
+    quick = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
+    with servers.devices(work, tracker, "whole", 1) as (device,):
+        runner = open_runner(tracker.address, "whole", wait_s=20)
+        (result,) = runner.run([kernels.request(work, "k", libraries["double"])])
+        assert result.state == "ok"
+        for _ in range(2):
+            with artifacts_of(runner) as place:
+                manifest = place.open({sha256: work / "toy.so"}, 1)[sha256]
+                inputs = random_inputs([TensorInfo.from_json(t) for t in manifest["inputs"]], 0)
+                found = place.infer(sha256, inputs)["y"]
+                np.testing.assert_allclose(
+                    found, np.maximum(inputs["x"] @ toy.WEIGHT, 0), rtol=1e-5
+                )
+                assert len(place.time([sha256], inputs, quick)[sha256]) == 3
+            device.kill_session()
         runner.close()
 
 

@@ -1,0 +1,56 @@
+"""Tuning on devices: trials, the whole model and records are those of the device's machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lepton_tvm.db import open_database
+from lepton_tvm.device.farm import farm_target
+from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.measure import this_machine
+from lepton_tvm.model import Model
+from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target
+from lepton_tvm.tuning import tune
+from tests.device import servers
+
+
+def test_a_model_is_tuned_on_a_device(
+    tracker: servers.Running, other: servers.Running, model: Model, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'tune.db'}"
+    before = other.said.count("session of")
+    result = tune(model, trials=13, db=url, tracker=tracker.address, key="other")
+    there = dataclasses.replace(this_machine(), cpu="Other CPU").fingerprint
+    assert result.machine["fingerprint"] == there != this_machine().fingerprint
+    assert result.new_trials == 13
+    other.wait_for("session of")
+    assert other.said.count("session of") > before
+    with open_database(url) as database, database.reading() as reading:
+        import sqlalchemy as sa
+
+        keys = reading.execute(sa.text("SELECT DISTINCT hardware FROM tuning_keys")).all()
+        assert keys == [(there,)]
+        assert {m.hardware for m in database.measurements()} <= {there}
+
+
+def test_the_target_is_the_devices_own(tracker: servers.Running, other: servers.Running) -> None:
+    found = farm_target("native", tracker.address, "other")
+    assert str(found) == str(parse_target("native"))
+    assert found.cores == this_machine().cores
+    named = farm_target(str(parse_target("native")), tracker.address, "other")
+    assert (str(named), named.cores) == (str(found), found.cores)
+    with pytest.raises(InputError, match="needs both --tracker"):
+        farm_target("native", tracker.address, None)
+
+
+def test_a_target_that_devices_cannot_run_is_refused(
+    tracker: servers.Running, other: servers.Running
+) -> None:
+    lacking = [isa for isa in ISAS.values() if not cpu_flags().issuperset(isa.flags)]
+    if not lacking:
+        pytest.skip(f"this CPU has all x86 instruction sets (best: {best_isa().name})")
+    with pytest.raises(TargetError, match=r"the devices of key 'other' \(Other CPU\) lack "):
+        farm_target(f"x86:{lacking[-1].name}", tracker.address, "other")
