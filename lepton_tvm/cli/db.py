@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lepton_tvm.cli.options import Db, Json
+from lepton_tvm.cli.options import Db, Json, Target, Threads
 from lepton_tvm.cli.session import Output, command
 from lepton_tvm.errors import InputError
 
@@ -40,7 +40,7 @@ Hardware = Annotated[
     str | None,
     typer.Option(
         metavar="ID",
-        help="Whose times MetaSchedule's records hold: a machine's fingerprint; default this one.",
+        help="A machine's fingerprint: whose times they are; default this machine's.",
         show_default=False,
     ),
 ]
@@ -71,6 +71,37 @@ def show_record(
     with _existing(db) as database:
         data = find(database, key, (limit or None, offset))
     return Output(data, record_text(data))
+
+
+@command(app, "why")
+def why(
+    key: Key,
+    target: Target = "native",
+    threads: Threads = 1,
+    hardware: Hardware = None,
+    db: Db = None,
+    as_json: Json = False,
+) -> Output:
+    """Say which kernels of a model have a tuning record for this target and machine, or why not."""
+    from lepton_tvm.db.why import explain
+    from lepton_tvm.measure import this_machine
+    from lepton_tvm.targets import parse_target
+    from lepton_tvm.tuning.keys import trial_key
+
+    machine = hardware or this_machine().fingerprint
+    asked = trial_key("", parse_target(target), machine, threads).to_json()
+    del asked["workload_hash"]
+    with _existing(db) as database:
+        found = explain(database, key, asked)
+    data = {"asked": asked, "kernels": [e.to_json() for e in found]}
+    used = sum(e.used for e in found)
+    parts = ", ".join(f"{part} {value}" for part, value in asked.items()).replace("_", " ")
+    lines = [f"{used} of {len(found)} kernels have a record for {parts}"]
+    by_text: dict[str, list[str]] = {}
+    for e in found:
+        by_text.setdefault(e.text, []).append(f"{e.name} ({e.workload_hash[:12]})")
+    lines += [f"{', '.join(names)}: {text}" for text, names in by_text.items()]
+    return Output(data, "\n".join(lines))
 
 
 @command(app, "export")

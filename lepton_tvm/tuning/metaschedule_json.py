@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -143,6 +144,8 @@ def import_metaschedule(
 def _unfit(trial: Trial, target: Any) -> str | None:
     if trial.state != "ok" or not trial.samples_s:
         return "they did not run"
+    if trial.trace is None:
+        return "they have no trace (the zero-trial schedule without one)"
     if target is None:
         return "TVM has no target of that name"
     try:
@@ -157,10 +160,12 @@ def _config(text: str) -> Any:
     if text.startswith("{"):
         return json.loads(text)
     words = text.split()
+    cores = [int(w[6:]) for w in words if w.startswith("cores=") and w[6:].isdigit()]
     try:
-        return plain(parse_target(words[0]).tvm.export())
+        target = parse_target(words[0])
     except InputError:
         return None
+    return plain(dataclasses.replace(target, cores=(cores or [target.cores])[0]).tvm.export())
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

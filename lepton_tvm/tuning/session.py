@@ -178,6 +178,14 @@ class _Run:
         log.add_workloads(
             [(t.hash, t.name, tasks.variant(t, 0).module) for t in tasks.all.values()]
         )
+        known = self.database.add_model(
+            self.model.name,
+            self.model.source_sha256,
+            [t.to_json() for t in self.model.inputs],
+            [t.to_json() for t in self.model.outputs],
+        )
+        calls = {t.hash: t.calls for t in tasks.all.values()}
+        log.add_tasks(known.id, variant_name(self.model), base.target, calls)
         return TrialLoop(
             tasks, search, self.database, self.keys, self.target, self.builder, self.runner,
             self.job_id, self.limit, self.threads, self._count,

@@ -264,3 +264,24 @@ def _store(database: Database, key: Any, decisions: dict[str, int]) -> None:
             )
         ]
     )  # fmt: skip
+
+
+def test_its_trials_can_be_read_by_tvms_own_database(
+    tuned: tuple[str, TuneResult], tmp_path: Path
+) -> None:
+    from tvm.s_tir.meta_schedule.database import JSONDatabase
+
+    from lepton_tvm.db.why import explain
+    from lepton_tvm.tuning.metaschedule_json import RECORDS, WORKLOADS, export_metaschedule
+
+    url, result = tuned
+    with open_database(url) as database:
+        report = export_metaschedule(database, tmp_path)
+        assert all("they have no trace" in text for text in report.skipped)
+        (name,) = {m.name for m in database.models()}
+        key = trial_key("", parse_target("native"), this_machine().fingerprint).to_json()
+        del key["workload_hash"]
+        told = explain(database, name, key)
+    read = JSONDatabase(str(tmp_path / WORKLOADS), str(tmp_path / RECORDS), allow_missing=False)
+    assert len(read) == report.records > 0
+    assert [e.used for e in told] == [True] * len(result.kernels)
