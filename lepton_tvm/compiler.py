@@ -135,7 +135,7 @@ def _compile(
     built = build(model.module, target, progress, winograd=winograd, tuned=tuned)
     manifest = _manifest(model, built, variant)
     with _place(output) as path:
-        sha256 = save(built.executable, path, manifest)
+        sha256 = save(built.executable, path, manifest, cross=target.cross_compiler)
         size = path.stat().st_size
         stored = path
         if database is not None:
@@ -162,6 +162,7 @@ def _manifest(model: Model, built: Build, variant: str) -> dict[str, Any]:
         target=str(built.target),
         isa=built.target.isa,
         cpu_features=built.target.features,
+        arch=built.target.arch,
         source_sha256=model.source_sha256,
         calibration_sha256=model.calibration_sha256,
         recipe=[s.to_json() for s in model.recipe],

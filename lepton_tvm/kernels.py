@@ -128,7 +128,8 @@ def _bytes(dtype: Any, shape: Sequence[int]) -> int:
 def _instruction(info: KernelInfo, func: tirx.PrimFunc, target: Target) -> str | None:
     if not info.macs:
         return None
-    plain = "fma" if "fma" in target.features else "mul+add"
+    fused = {"fma": "fma", "asimd": "fmla"}
+    plain = next((name for flag, name in fused.items() if flag in target.features), "mul+add")
     return dot_instruction(func) or (None if info.precision == "int8" else plain)
 
 

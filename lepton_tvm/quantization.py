@@ -10,6 +10,7 @@ from lepton_tvm.calibration import Executor, Range, collect_ranges
 from lepton_tvm.data import as_samples
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir import graph as g
+from lepton_tvm.ir.kernels.dot import has_narrow_sums
 from lepton_tvm.model import Model, Step
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.quantize.annotate import Plan, annotate
@@ -146,7 +147,8 @@ def config_for(
     Without VNNI, weights of 8 bits make kernels multiply 16-bit factors. So there, unless
     `weight_bits` asks for 8 or 7, weights are scaled to fit sums of 16 bits.
     """
-    narrow = weight_bits is None and target is not None and not parse_target(target).level.dot4
+    level = None if target is None else parse_target(target).level
+    narrow = weight_bits is None and level is not None and has_narrow_sums(level)
     return QuantizeConfig(weight_bits=weight_bits or 8, sum_bits=16 if narrow else 32, **options)
 
 

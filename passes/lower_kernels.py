@@ -26,7 +26,7 @@ from lepton_tvm.ir.graph import (
 )
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.dot import dot_candidates, is_exact, uses_maddubs
+from lepton_tvm.ir.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
 from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, conv_plans
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
@@ -44,6 +44,7 @@ from lepton_tvm.passes.packed_kernel import (
     winograd_kernel,
 )
 from lepton_tvm.passes.quantize.ops import is_depthwise
+from lepton_tvm.passes.signed_sums import correction, join_additions
 from lepton_tvm.targets import FAMILIES, Level, Target
 
 __all__ = ["LowerKernels"]
@@ -120,7 +121,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
     def run(self) -> tvm.IRModule:
         main = self._mod.get_global_var("main")
         self.builder_.update_func(main, self.visit_expr(self._mod[main]))
-        return relax.transform.DeadCodeElimination()(self.builder_.get())
+        made = relax.transform.DeadCodeElimination()(self.builder_.get())
+        return join_additions(made) if self._isa.offset else made
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         self._name, self._var = binding.var.name, binding.var
@@ -164,16 +166,24 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa, permutation)
 
     def _emit_first(
-        self, dots: tuple[int, ...], made: Callable[[int], PackedKernel], x: Expr
+        self, made: Callable[[int], PackedKernel], x: Expr, weight: Array, depth: int
     ) -> Expr:
-        """The kernel with the first of `dots` whose sums are exact with these weights."""
+        """The kernel with the first value of `dot` whose sums are exact with these weights."""
+        dots = dot_candidates(str(weight.dtype), depth, self._isa)
         for dot in dots:
             kernel = made(dot)
             if is_exact(kernel.packed, dot, self._isa):
                 break
         if len(dots) > 1 and dot == dots[-1]:
             self.widened.append(self._name)
-        return self._emit(kernel, x)
+        sums = self._emit(kernel, x)
+        if not kernel.shape.offset:
+            return sums
+        lacking = correction(weight, kernel.shape.offset)
+        return relax.op.add(self.builder_.emit(sums), constant(lacking))
+
+    def _offset(self, dot: int, weight: Array) -> int:
+        return self._isa.offset if dot == WORD and weight.dtype == "int8" else 0
 
     def _tiles(
         self, extent: int, channels: int, weight: Array, dot: int, row_bytes: int
@@ -201,10 +211,13 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             row_bytes = depth * weight.itemsize
             tiles = self._tiles(rows, columns, weight, dot, row_bytes)
             tile = self._choose([KernelPlan(tile) for tile in tiles]).tile
-            shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, wide)
+            shape = MatmulShape(
+                leading, depth, columns, dot, tile.rows, tile.channels, wide,
+                self._offset(dot, weight),
+            )  # fmt: skip
             return PackedKernel("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
 
-        return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
+        return self._emit_first(made, x, weight, depth)
 
     def _conv2d(self, call: Expr, weight: Array) -> Expr:
         x, padding, pad_value = self._absorb_pad(call)
@@ -251,7 +264,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             if plan.winograd is not None:
                 return winograd_kernel(weight, plan.winograd)
             tile = plan.tile
-            shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels)
+            offset = self._offset(dot, weight)
+            shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels, offset=offset)
             if depthwise:
                 packed = pack_depthwise_weight(weight, shape)
                 return PackedKernel("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
@@ -262,7 +276,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             return PackedKernel("conv2d", conv2d, shape, tile, packed)
 
         depth = 1 if depthwise else c // groups
-        return self._emit_first(dot_candidates(str(weight.dtype), depth, self._isa), made, x)
+        return self._emit_first(made, x, weight, depth)
 
     def _choose(self, plans: list[KernelPlan]) -> KernelPlan:
         return self._options.plans.choose(self._op, plans)
@@ -328,8 +342,9 @@ def _check_units(mod: tvm.IRModule, target: Target) -> None:
             able = " or ".join(f"{target.family}:{i.name}" for i in levels if i.bf16)
             raise TargetError(
                 f"'{binding.var.name}' ({op_name(call)}) computes in bfloat16, for which {target} "
-                f"has no instructions: compile for {able}, or compile the float32 model, or "
-                "quantize that to int8"
+                f"has no {'instructions' if able else 'kernels'}: "
+                + (f"compile for {able}, or " if able else "")
+                + "compile the float32 model, or quantize that to int8"
             )
 
 

@@ -25,7 +25,6 @@ _LINK_FLAGS = (
     "-s",
     "-nostartfiles",
     "-Wl,-z,noseparate-code",
-    "-Wl,-z,max-page-size=4096",
     "-Wl,-z,norelro",
     "-Wl,--hash-style=gnu",
     "-Wl,--build-id=none",
@@ -35,19 +34,25 @@ _LINK_FLAGS = (
 
 
 def save(
-    executable: Any, path: str | Path, manifest: dict[str, Any], *, cc: str | None = None
+    executable: Any,
+    path: str | Path,
+    manifest: dict[str, Any],
+    *,
+    cc: str | None = None,
+    cross: str | None = None,
 ) -> str:
     """Write a compiled module and its manifest as one file; the sha256 of that file.
 
     `executable` is what `tvm.compile` returns (anything with `export_library`), `cc` the C compiler
-    that links (default: LEPTON_TVM_CC, CC, then cc, gcc, clang; a cross compiler for another
-    machine). The file appears whole or not at all; the same input gives the same bytes. Raises
-    ArtifactError when there is no C compiler, linking fails, or the file cannot be written.
+    that links (default: LEPTON_TVM_CC, CC, then cc, gcc, clang), `cross` the name of the one for
+    the code's architecture where that is not this machine's. The file appears whole or not at all;
+    the same input gives the same bytes. Raises ArtifactError when there is no C compiler, linking
+    fails, or the file cannot be written.
     """
     check_manifest(manifest, str(path))
     target = Path(path)
     _check_folder(target)
-    compiler = find_compiler(cc)
+    compiler = find_compiler(cc, cross=cross)
     with _scratch() as folder:
         library = Path(folder) / "model.so"
         export_library(executable, library, compiler)
@@ -57,27 +62,41 @@ def save(
     return hashlib.sha256(data).hexdigest()
 
 
-def find_compiler(cc: str | None = None) -> str:
-    """The path of the C compiler that links artifacts. Raises ArtifactError when there is none."""
-    asked = cc or os.environ.get("LEPTON_TVM_CC") or os.environ.get("CC")
+def find_compiler(cc: str | None = None, *, cross: str | None = None) -> str:
+    """The path of the C compiler that links artifacts.
+
+    `cross` is the name of the one for another architecture (`Target.cross_compiler`), None where
+    this machine's own does. Raises ArtifactError when there is none.
+    """
+    variable = "LEPTON_TVM_CC" if cross is None else "LEPTON_TVM_CROSS_CC"
+    asked = cc or os.environ.get(variable) or cross or os.environ.get("CC")
     names = [asked] if asked else ["cc", "gcc", "clang"]
     for name in names:
         found = shutil.which(name)
         if found:
             return found
+    packages = "gcc" if cross is None else _cross_packages(cross)
     raise ArtifactError(
         f"no C compiler found to link the artifact (looked for {', '.join(names)} in PATH); "
-        "install gcc (Debian: apt-get install gcc) or set LEPTON_TVM_CC"
+        f"install gcc (Debian: apt-get install {packages}) or set {variable}"
     )
+
+
+def _cross_packages(cross: str) -> str:
+    """Debian's packages for `aarch64-linux-gnu-gcc` and the like."""
+    triple = cross.removesuffix("-gcc")
+    debian = {"aarch64": "arm64", "x86_64": "amd64"}.get(triple.split("-")[0])
+    library = f" libc6-dev-{debian}-cross" if debian else ""
+    return f"gcc-{triple.replace('_', '-')}{library}"
 
 
 def link(compiler: str, output: str | Path, objects: Sequence[str | Path]) -> None:
     """Link object files into a small shared library that shows only TVM's entry points."""
-    _drop_unwind_tables(objects)
+    _drop_unwind_tables(compiler, objects)
     exports = Path(output).with_suffix(".map")
     exports.write_text(_EXPORTS)
     command = [compiler, "-shared", "-fPIC", "-o", str(output), *map(str, objects)]
-    command += [*_LINK_FLAGS, f"-Wl,--version-script={exports}", "-lm"]
+    command += [*_LINK_FLAGS, *_page_size(compiler), f"-Wl,--version-script={exports}", "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
@@ -85,17 +104,28 @@ def link(compiler: str, output: str | Path, objects: Sequence[str | Path]) -> No
     raise ArtifactError(f"{compiler} could not link the artifact: {reason[-2000:]}")
 
 
-def _drop_unwind_tables(objects: Sequence[str | Path]) -> None:
+def _page_size(compiler: str) -> tuple[str, ...]:
+    """x86 has one page size; ARM machines have pages of up to 64 KiB, the linker's default."""
+    return () if "aarch64" in Path(compiler).name else ("-Wl,-z,max-page-size=4096",)
+
+
+def _drop_unwind_tables(compiler: str, objects: Sequence[str | Path]) -> None:
     """Leave out what only C++ exceptions and debuggers read: kernels report errors by value.
 
     2.7 kB of a model with 13 kernels. Done where binutils' objcopy is there, else left in.
     """
-    objcopy = shutil.which("objcopy")
+    objcopy = shutil.which(_prefix(compiler) + "objcopy")
     if objcopy is None:
         return
     for path in objects:
         sections = ("--remove-section=.eh_frame", "--remove-section=.rela.eh_frame")
         subprocess.run([objcopy, *sections, str(path)], capture_output=True, check=False)
+
+
+def _prefix(compiler: str) -> str:
+    """What stands before the names of a cross compiler's tools: `aarch64-linux-gnu-`."""
+    name = Path(compiler).name
+    return name.removesuffix("gcc") if name.endswith("-linux-gnu-gcc") else ""
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

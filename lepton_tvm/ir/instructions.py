@@ -22,6 +22,10 @@ _NAMES = {
     "pmaddubs.w": "pmaddubsw",
     "pmadd.wd": "pmaddwd",
     "pmaddw.d": "pmaddwd",
+    "usmmla": "usmmla",
+    "usdot": "usdot",
+    "sdot": "sdot",
+    "neon.smull": "smull",
 }
 
 

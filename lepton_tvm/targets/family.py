@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 __all__ = ["Family", "Level"]
@@ -43,6 +43,14 @@ class Level(Protocol):
         ...
 
     @property
+    def offset(self) -> int:
+        """What kernels subtract from uint8 activations before they multiply: 0, or 128.
+
+        128 where instructions want both factors signed.
+        """
+        ...
+
+    @property
     def bf16(self) -> bool:
         """Whether one instruction adds two bfloat16 products into a float32 lane."""
         ...
@@ -61,7 +69,8 @@ class Family:
     `native` names the best level that this machine has, or raises TargetError; `runs_here` says
     whether this machine can run a level. `config` makes the dict of a TVM target for a level and a
     number of cores; `host` the one of the code that calls the kernels where it is another.
-    `cross_compiler` is the C++ compiler that links for `arch` on other machines.
+    `cross_compiler` is the C compiler that links for `arch` on other machines. `processors` are
+    further names behind the colon: single processors with a level's figures.
     """
 
     name: str
@@ -72,3 +81,8 @@ class Family:
     config: Callable[[Level, int], dict[str, Any]]
     host: Callable[[Level, int], dict[str, Any]] | None = None
     cross_compiler: str | None = None
+    processors: Mapping[str, Level] = field(default_factory=dict)
+
+    def level(self, name: str) -> Level | None:
+        """The level or processor of that name."""
+        return self.levels.get(name) or self.processors.get(name)

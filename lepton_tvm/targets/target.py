@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lepton_tvm.errors import TargetError
-from lepton_tvm.targets import x86
+from lepton_tvm.targets import arm, x86
 from lepton_tvm.targets.family import Family, Level
 from lepton_tvm.targets.host import host_arch
 
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["FAMILIES", "Target", "parse_target"]
+__all__ = ["FAMILIES", "Target", "native_family", "parse_target"]
 
 #: Family name -> family. `native` takes the first one whose code is for this architecture.
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (x86.FAMILY,)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (x86.FAMILY, arm.FAMILY)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Target:
     @property
     def level(self) -> Level:
         """The instruction set's figures."""
-        return FAMILIES[self.family].levels[self.isa]
+        level = FAMILIES[self.family].level(self.isa)
+        if level is None:
+            raise TargetError(f"the target family {self.family} has no {self.isa!r}")
+        return level
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -73,7 +76,7 @@ class Target:
 
 
 def parse_target(spec: str | Target = "native") -> Target:
-    """Read `native`, `<family>`, `<family>:native` or `<family>:<level>`.
+    """Read `native`, `<family>`, `<family>:native`, `<family>:<level>` or a processor's name.
 
     The number of cores is this process's; set LEPTON_TVM_CORES to build for another machine.
     """
@@ -83,22 +86,30 @@ def parse_target(spec: str | Target = "native") -> Target:
         raise TargetError(f"unknown target {spec!r}: a target is a string, one of {_known()}")
     name, _, isa = spec.partition(":")
     if spec == "native":
-        name = next((f.name for f in FAMILIES.values() if f.arch() == host_arch()), "x86")
+        name = native_family().name
     if name not in FAMILIES:
         raise TargetError(f"unknown target {spec!r}: this version builds for {_known()}")
     family = FAMILIES[name]
     if isa in ("", "native"):
         return Target(spec, name, family.native(), _cores())
-    if isa not in family.levels:
-        known = ", ".join([name, *(f"{name}:{level}" for level in family.levels)])
+    if family.level(isa) is None:
+        known = ", ".join([name, *(f"{name}:{n}" for n in (*family.levels, *family.processors))])
         raise TargetError(f"unknown instruction set {isa!r} in target {spec!r}: one of {known}")
     return Target(spec, name, isa, _cores())
+
+
+def native_family() -> Family:
+    """The first family whose code is for this machine's architecture (x86 where there is none)."""
+    fitting = (f for f in FAMILIES.values() if f.arch() == host_arch())
+    return next(fitting, x86.FAMILY)
 
 
 def _known() -> str:
     names = ["native"]
     for family in FAMILIES.values():
         names += [family.name, *(f"{family.name}:{level}" for level in family.levels)]
+        if family.processors:
+            names.append(f"{family.name}:<processor>")
     return ", ".join(names)
 
 

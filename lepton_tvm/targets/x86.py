@@ -21,8 +21,9 @@ class Isa:
     `flags` are the names in Linux's /proc/cpuinfo that a CPU must show, `mcpu` and `mattr` what
     LLVM is told (x86-64-v2, -v3 and -v4: nothing beyond `flags` may be emitted), `lanes` the 32-bit
     lanes of a vector register and `registers` how many of them there are. `dot4`: one instruction
-    adds four byte products into each 32-bit lane; `bf16`: one adds two bfloat16 products into each
-    float32 lane; `amx`: there are tile registers, for int8 and bfloat16.
+    adds four byte products into each 32-bit lane, unsigned by signed (so `offset` is 0); `bf16`:
+    one adds two bfloat16 products into each float32 lane; `amx`: there are tile registers, for int8
+    and bfloat16.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Isa:
     lanes: int
     registers: int
     dot4: bool = False
+    offset: int = 0
     bf16: bool = False
     amx: bool = False
 
@@ -108,5 +110,5 @@ FAMILY = Family(
     native=lambda: best_isa().name,
     runs_here=lambda level: cpu_flags().issuperset(level.flags),
     config=_config,
-    cross_compiler="x86_64-linux-gnu-g++",
+    cross_compiler="x86_64-linux-gnu-gcc",
 )

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from lepton_tvm.ir.kernels.conv2d import product
+from lepton_tvm.ir.kernels.conv2d import less, product
 from lepton_tvm.schedules.cpu.anchor import Anchor
 from lepton_tvm.targets import Level
 
@@ -33,7 +33,8 @@ class DotUnit:
 
     `operand` is the element type of the activations, of which `word` fill 32 bits, `weight` that of
     the weights and `total` that of the sums. `multiply_add` takes a vector of sums, `steps` vectors
-    of int32 words and as many of weights, and returns the new sums.
+    of int32 words and as many of weights, and returns the new sums. It subtracts `offset` from
+    every activation before it multiplies.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DotUnit:
     multiply_add: Callable[[Any, Sequence[Any], Sequence[Any]], Any]
     weight: str = "int8"
     total: str = "int32"
+    offset: int = 0
 
 
 #: The unit of a level for kernels of that many lanes and products a lane, whose activations are
@@ -54,8 +56,9 @@ def dot_intrinsic(unit_of: UnitOf, isa: Level, anchor: Anchor) -> str:
     """The name of: C[lanes] += sum over `dot` of A[dot] (for all lanes) * B[word, lanes, part].
 
     A is uint8, or int16 for `dot` 2 (bytes already widened); B is int8, one block of lanes for each
-    32-bit word of A; C is int32 in a local buffer. Without VNNI B must be such that the sums of
-    bytes fit 16 bits. For bfloat16 A and B are pairs of it (A as uint16 in a copy), C is float32.
+    32-bit word of A; C is int32 in a local buffer. Where bytes are added in 16 bits B must
+    be such that their sums fit. For bfloat16 A and B are pairs of it (A as uint16 in a copy), C is
+    float32.
     """
     if anchor.operand == "uint8x4":
         return _word_intrinsic(unit_of, isa, anchor.lanes, anchor.dot, 1)
@@ -72,8 +75,8 @@ def bfloat16_dot_intrinsic(unit_of: UnitOf, isa: Level, lanes: int) -> str:
 @functools.cache
 def _dot_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, operand: str) -> str:
     unit = unit_of(isa, lanes, dot, operand)
-    word, steps, element, weight, total = (
-        unit.word, unit.steps, unit.operand, unit.weight, unit.total
+    word, steps, element, weight, total, offset = (
+        unit.word, unit.steps, unit.operand, unit.weight, unit.total, unit.offset
     )  # fmt: skip
 
     def updated(A: Any, B: Any, C: Any) -> Any:
@@ -100,7 +103,7 @@ def _dot_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, operand: s
                 for k in T.serial(0, word):
                     with T.sblock("update"):
                         vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + product(A[vk], B[0, vi, vk])
+                        C[vi] = C[vi] + product(A[vk], B[0, vi, vk], offset)
 
     @T.prim_func(s_tir=True)
     def several_words(a: T.handle, b: T.handle, c: T.handle) -> None:
@@ -118,7 +121,7 @@ def _dot_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, operand: s
                     for k in T.serial(0, word):
                         with T.sblock("update"):
                             vi, vs, vk = T.axis.remap("SRR", [i, s, k])
-                            C[vi] = C[vi] + product(A[vs * word + vk], B[vs, vi, vk])
+                            C[vi] = C[vi] + product(A[vs * word + vk], B[vs, vi, vk], offset)
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
@@ -165,7 +168,7 @@ def _word_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, words: in
             for i in T.serial(0, lanes):
                 with T.sblock("update"):
                     vi = T.axis.spatial(lanes, i)
-                    C[vi] = C[vi] + _sum_of_parts(A, B, vi, dot, words)
+                    C[vi] = C[vi] + _sum_of_parts(A, B, vi, dot, words, unit.offset)
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
@@ -183,15 +186,16 @@ def _word_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, words: in
     return _register(f"lepton.{unit.name}_{kind}_{lanes}", desc, impl)
 
 
-def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int, words: int) -> Any:
+def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int, words: int, offset: int) -> Any:
     """What the integer depthwise kernel and `image_conv2d` sum, term by term in the same order."""
     bits = 32 // dot
     whole = A[0] if words == 1 else A[lane]
     total = None
     for part in range(dot):
         word = T.shift_right(whole, bits * part) if part else whole
-        product = T.bitwise_and(word, (1 << bits) - 1) * T.cast(B[lane, part], "int32")
-        total = product if total is None else total + product
+        value = less(T.bitwise_and(word, (1 << bits) - 1), offset)
+        value = value * T.cast(B[lane, part], "int32")
+        total = value if total is None else total + value
     return total
 
 

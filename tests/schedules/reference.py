@@ -16,7 +16,7 @@ from lepton_tvm.ir.kernels.dot import LARGEST_SUM, dot_candidates, uses_maddubs
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
 from lepton_tvm.schedules.prefetch import insert_prefetch
-from lepton_tvm.targets import ISAS, parse_target
+from lepton_tvm.targets import ISAS, Target, parse_target
 from tests.schedules import emulator
 
 Operands = tuple[Array, Array]
@@ -70,6 +70,22 @@ def operands(
     return rng.standard_normal(x).astype("float32"), rng.standard_normal(w).astype("float32")
 
 
+def scheduled(
+    kernel: Callable[..., te.Tensor],
+    rule: ScheduleRule,
+    target: Target,
+    inputs: Sequence[Array],
+    choices: Choices | None = None,
+) -> tuple[tvm.tirx.PrimFunc, tuple[int, ...], str]:
+    """`kernel` of tensors like `inputs`, scheduled by `rule`; shape and dtype of its result."""
+    ins = [te.placeholder(a.shape, str(a.dtype), f"x{i}") for i, a in enumerate(inputs)]
+    out = kernel(*ins)
+    sch = rule.apply(te.create_prim_func([*ins, out]), target, choices or Defaults())
+    assert sch is not None, "the rule did not recognise its own kernel"
+    shape = tuple(int(d) for d in out.shape)
+    return insert_prefetch(sch.mod["main"]), shape, str(out.dtype).removeprefix("T.")
+
+
 def run_kernel(
     kernel: Callable[[te.Tensor, te.Tensor], te.Tensor],
     rule: ScheduleRule,
@@ -80,14 +96,9 @@ def run_kernel(
 ) -> Array:
     """Schedule `kernel` by `rule`, build it for `isa`, and run it on `x` and the packed weights."""
     target = parse_target(f"x86:{isa}")
-    ins = [te.placeholder(a.shape, str(a.dtype), n) for a, n in ((x, "x"), (packed, "w"))]
-    out = kernel(*ins)
-    sch = rule.apply(te.create_prim_func([*ins, out]), target, choices or Defaults())
-    assert sch is not None, "the rule did not recognise its own kernel"
-    finished = insert_prefetch(sch.mod["main"])
+    finished, shape, dtype = scheduled(kernel, rule, target, (x, packed), choices)
     built = tvm.compile(finished, target=target.tvm, tir_pipeline=TIR_PIPELINE)
-    shape = tuple(int(d) for d in out.shape)
-    result: Any = tvm.runtime.empty(shape, str(out.dtype).removeprefix("T."))
+    result: Any = tvm.runtime.empty(shape, dtype)
     built["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(packed), result)
     answer: Array = result.numpy()
     return answer

@@ -16,7 +16,7 @@ from lepton_tvm.ir.kernels.depthwise import (
 from lepton_tvm.ir.kernels.depthwise_int8 import lines_per_word
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
-from lepton_tvm.targets import ISAS, best_isa
+from lepton_tvm.targets import ISAS, Level, best_isa
 from tests.schedules.reference import UNITS as ALL_UNITS
 from tests.schedules.reference import (
     conv2d_reference,
@@ -44,11 +44,11 @@ SIZES = [(1, 7, 9, 3, 10), (2, 5, 13, 5, 24), (1, 6, 113, 8, 40), (1, 5, 5, 17, 
 
 
 def case(
-    window: str, size: tuple[int, ...], isa: str, dot: int, groups: int
+    window: str, size: tuple[int, ...], isa: str | Level, dot: int, groups: int
 ) -> tuple[ConvShape, RegisterTile]:
     kernel, strides, padding, dilation = WINDOWS[window]
     n, h, w, c, k = size
-    level = ISAS[isa]
+    level = ISAS[isa] if isinstance(isa, str) else isa
     shape = ConvShape(
         n, h, w, c, k, kernel, strides, padding, dilation, groups, dot,
         rows=1, block=1, pad_value=3 if dot > 1 else 0,

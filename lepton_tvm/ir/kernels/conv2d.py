@@ -11,7 +11,7 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import bits, element_type, widened
 from lepton_tvm.ir.graph import Array
 
-__all__ = ["ConvShape", "conv2d", "copied", "pack_conv2d_weight", "product"]
+__all__ = ["ConvShape", "conv2d", "copied", "less", "pack_conv2d_weight", "product"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ConvShape:
     `dot` input channels are multiplied and added at once: 1 for float32, 2 for 16-bit pairs, 4 for
     bytes. `pad_value` is what padding reads (the input's zero point). With `bfloat16` the pairs
     are bfloat16 as they lie in memory, else integers, to which bytes are widened in a copy.
+    `offset` is subtracted from integer activations before they are multiplied.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class ConvShape:
     block: int
     pad_value: int = 0
     bfloat16: bool = False
+    offset: int = 0
 
     @property
     def out_height(self) -> int:
@@ -156,7 +158,7 @@ def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -
         if s.dot == 1:
             return te.sum(value * w[block, rh, rw, rc, lane], axis=[rh, rw, rc])
         weight = w[block, rh, rw, rc, lane, rd]
-        return te.sum(product(value, weight), axis=[rh, rw, rc, rd])
+        return te.sum(product(value, weight, s.offset), axis=[rh, rw, rc, rd])
 
     made = (s.batch, s.out_height, s.out_width_padded, s.groups * s.group_blocks * s.block)
     attrs = {"lepton.kernel": "conv2d", "lepton.operand": element_type(x), **tile}
@@ -166,11 +168,19 @@ def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -
     return te.compute(out, lambda *i: acc[i], name="store")
 
 
-def product(value: Any, weight: Any) -> Any:
-    """The product of two bfloat16 (or the bits of the first) in float32, of integers in int32."""
+def product(value: Any, weight: Any, offset: int = 0) -> Any:
+    """The product of two bfloat16 (or the bits of the first) in float32, of integers in int32.
+
+    `offset` is subtracted from an integer `value` first.
+    """
     if element_type(weight) == "bfloat16":
         return widened(value) * widened(weight)
-    return value.astype("int32") * weight.astype("int32")
+    return less(value.astype("int32"), offset) * weight.astype("int32")
+
+
+def less(value: Any, offset: int) -> Any:
+    """An int32 value less `offset`."""
+    return value - tirx.const(offset, "int32") if offset else value
 
 
 def copied(value: Any, dot: int) -> Any:

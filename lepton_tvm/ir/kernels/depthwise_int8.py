@@ -9,7 +9,7 @@ from tvm import te, tirx
 
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.conv2d import ConvShape, less
 from lepton_tvm.ir.kernels.dot import in_words
 
 __all__ = ["depthwise_int8", "lines_per_word", "pack_depthwise_int8_weight", "shifted_words"]
@@ -85,7 +85,7 @@ def depthwise_int8(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int
             shift = tirx.const(bits * part, "int32")
             value = tirx.shift_right(packed, shift) if part else packed
             weight = w[h % lines, rh, rw, c, part].astype("int32")
-            value = tirx.bitwise_and(value, mask) * weight
+            value = less(tirx.bitwise_and(value, mask), s.offset) * weight
             total = value if total is None else total + value
         return te.sum(total, axis=[rh, rw])
 

@@ -1,13 +1,16 @@
 """How many products a kernel adds at once, and with which integer weights that is exact.
 
 `dot` of a kernel: 1 in float32; 2 for pairs of bfloat16, and of bytes widened to 16 bits
-(`vpmaddwd`); 4 for bytes in one 32-bit word (`vpdpbusd`, or `vpmaddubsw` where there is no VNNI);
-8 and 16 for two and four such words whose 16-bit products are added before they are widened
-(`vpmaddubsw` only).
+(`vpmaddwd`); 4 for bytes in one 32-bit word (`vpdpbusd`, or `vpmaddubsw` where there is no VNNI;
+`sdot`, `usdot`, or `smull` on ARM); 8 and 16 for two and four such words whose 16-bit products are
+added before they are widened (`vpmaddubsw` only).
 
 `vpmaddubsw` multiplies uint8 by int8 and adds neighbouring products in int16, with saturation.
 Activations may take every value, so the weights decide: those of one 16-bit sum must not add up to
 more than `LARGEST_SUM`, the positive and the negative ones each by themselves.
+
+ARM's `smull` multiplies signed bytes, and two products are added in int16: activations less 128
+times weights of at least -127 always fit, only two neighbouring weights of -128 do not.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ __all__ = [
     "LARGEST_SUM",
     "WORD",
     "dot_candidates",
+    "has_narrow_sums",
     "in_words",
     "is_exact",
     "largest_sums",
@@ -35,8 +39,13 @@ WORD = 4
 
 
 def uses_maddubs(dot: int, isa: RegisterFile) -> bool:
-    """Whether a kernel with this `dot` multiplies bytes and adds them in 16 bits."""
-    return dot >= WORD and not isa.dot4
+    """Whether a kernel with this `dot` adds unsigned by signed bytes in 16 bits."""
+    return dot >= WORD and has_narrow_sums(isa)
+
+
+def has_narrow_sums(isa: RegisterFile) -> bool:
+    """Whether the sums of bytes of an instruction set saturate for some usual weights."""
+    return not (isa.dot4 or isa.offset)
 
 
 def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]:
@@ -49,6 +58,8 @@ def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]
         return (1,) if dtype == "float32" else (2,)
     if isa.dot4:
         return (WORD,)
+    if isa.offset:
+        return (WORD, 2)
     return (*(words * WORD for words in (4, 2, 1) if _whole(depth) % words == 0), 2)
 
 
@@ -76,6 +87,9 @@ def in_words(weight: Array, axis: int, word: int = WORD) -> Array:
 
 def is_exact(packed: Array, dot: int, isa: RegisterFile) -> bool:
     """Whether no activations can make a sum of a kernel with these weights saturate."""
+    if isa.offset and not isa.dot4 and dot == WORD:
+        pairs = packed.reshape(*packed.shape[:-1], WORD // 2, 2)
+        return not bool((pairs == -128).all(axis=-1).any())
     if not uses_maddubs(dot, isa):
         return True
     return bool((largest_sums(packed, dot // WORD) <= LARGEST_SUM).all())

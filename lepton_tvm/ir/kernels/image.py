@@ -14,7 +14,7 @@ from typing import Any
 from tvm import te, tirx
 
 from lepton_tvm.ir.bfloat16 import element_type
-from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.conv2d import ConvShape, less
 
 __all__ = ["Image", "image_conv2d", "pack_image"]
 
@@ -101,7 +101,8 @@ def image_conv2d(x: te.Tensor, w: te.Tensor, image: Image, tile: dict[str, int])
             return te.sum(pixel * w[block, rh, rw, rc, lane], axis=[rh, rw, rc])
         total = None
         for byte in range(_BYTES):
-            part = _byte_of(pixel, byte) * w[block, rh, rw, rc, lane, byte].astype("int32")
+            weight = w[block, rh, rw, rc, lane, byte].astype("int32")
+            part = less(_byte_of(pixel, byte), s.offset) * weight
             total = part if total is None else total + part
         return te.sum(total, axis=[rh, rw, rc])
 

@@ -22,7 +22,7 @@ class MatmulShape:
     """`leading` dimensions of the activations (all rows), reduction depth, columns and packing.
 
     `row_block` rows are computed together (the last block reads the last row again where the rows
-    do not fill it); `dot`, `block` and `bfloat16` are as in `ConvShape`.
+    do not fill it); `dot`, `block`, `bfloat16` and `offset` are as in `ConvShape`.
     """
 
     leading: tuple[int, ...]
@@ -32,6 +32,7 @@ class MatmulShape:
     row_block: int
     block: int
     bfloat16: bool = False
+    offset: int = 0
 
     @property
     def rows(self) -> int:
@@ -89,7 +90,7 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
         if s.dot == 1:
             return te.sum(source(m, rc) * w[block, rc, lane], axis=[rc])
         value = source(m, rc * s.word + rd)
-        return te.sum(product(value, w[block, rc, lane, rd]), axis=[rc, rd])
+        return te.sum(product(value, w[block, rc, lane, rd], s.offset), axis=[rc, rd])
 
     acc = te.compute(
         (s.rows_padded, s.blocks * s.block),

@@ -35,7 +35,7 @@ _FIRST_LEVEL = 32 * 1024
 
 
 class RegisterFile(Protocol):
-    """What a tile must fit: vector registers of `lanes` 32-bit lanes, with or without VNNI."""
+    """What a tile must fit: vector registers of `lanes` 32-bit lanes, and what multiplies."""
 
     @property
     def lanes(self) -> int:
@@ -50,6 +50,11 @@ class RegisterFile(Protocol):
     @property
     def dot4(self) -> bool:
         """Whether one instruction multiplies four bytes and adds them to a lane."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """What is taken from uint8 activations so that they are signed: 0 or 128."""
         ...
 
 
@@ -78,6 +83,9 @@ class _Step:
 
 
 def _step(dot: int, isa: RegisterFile) -> _Step:
+    if dot == 4 and isa.offset:
+        # ARM: the bits that change signs; without a dot product two multiplications and two sums
+        return _Step(spare=1) if isa.dot4 else _Step(multiplications=4, spare=3, chains=1)
     if dot == 1 or (dot == 4 and isa.dot4):
         return _Step()
     if dot == 2:

@@ -1,0 +1,1 @@
+"""ARM targets, run by emulation (qemu): correctness, never speed."""
