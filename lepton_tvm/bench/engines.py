@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from lepton_tvm.measure.inputs import read_arrays
-from lepton_tvm.targets import ISAS, best_isa, cpu_flags
+from lepton_tvm.targets import ISAS, cpu_flags, native_level
 
 __all__ = ["ENGINES", "OURS", "PRECISIONS", "Job", "Loaded", "Peer"]
 
@@ -94,7 +94,7 @@ def _timed(call: Callable[[], Any]) -> Callable[[int], float]:
 
 def _dispatching(job: Job) -> str:
     """What an engine that picks kernels at run time can use here."""
-    return f"auto (up to {job.max_isa or best_isa().name})"
+    return f"auto (up to {job.max_isa or native_level().name})"
 
 
 def _load_lepton(job: Job) -> Loaded:
@@ -150,7 +150,7 @@ def _onnx_int8(job: Job) -> str:
         activation_type=q.QuantType.QUInt8,
         weight_type=q.QuantType.QInt8,
         # Without VNNI its kernels add byte products in 16 bits, which 8-bit weights overflow.
-        reduce_range=not best_isa().dot4,
+        reduce_range=not (native_level().dot4 or native_level().offset),
     )
     return quantized
 

@@ -17,7 +17,7 @@ import typer
 from lepton_tvm.cli.options import Json
 from lepton_tvm.cli.session import Output, command
 from lepton_tvm.errors import TargetError
-from lepton_tvm.targets import ISAS, best_isa, cpu_flags
+from lepton_tvm.targets import FAMILIES, cpu_flags, host_arch, native_family
 
 __all__ = ["register"]
 
@@ -53,9 +53,10 @@ def register(app: typer.Typer) -> None:
 def examine() -> dict[str, Any]:
     """All findings as one JSON object; `problems` lists what must be mended."""
     packages = {name: _version(name) for name in PACKAGES}
+    levels = native_family().levels
     isa, problems = None, []
     try:
-        isa = best_isa()
+        isa = native_family().native()
     except TargetError as error:
         problems.append(str(error))
     compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
@@ -70,18 +71,29 @@ def examine() -> dict[str, Any]:
             "architecture": platform.machine(),
             "cores": len(os.sched_getaffinity(0)),
             "memory_bytes": _memory(),
-            "isa": isa.name if isa else None,
-            "isas": [i.name for i in ISAS.values() if cpu_flags().issuperset(i.flags)],
+            "isa": isa,
+            "isas": [n for n, level in levels.items() if cpu_flags().issuperset(level.flags)],
             "has_amx": "amx_int8" in cpu_flags(),
             "amx_permission": amx_permission(),
         },
         "python": platform.python_version(),
         "packages": packages,
-        "toolchain": {"c_compiler": compiler, "nvcc": shutil.which("nvcc")},
+        "toolchain": {
+            "c_compiler": compiler,
+            "cross_compilers": cross_compilers(),
+            "nvcc": shutil.which("nvcc"),
+        },
+        "targets": {f.name: [*f.levels, *f.processors] for f in FAMILIES.values()},
         "gpu": _gpu(),
-        "expected_ceiling": ceiling(isa.name, _clock_ghz(), _vector_units()) if isa else None,
+        "expected_ceiling": ceiling(isa, _clock_ghz(), _vector_units()) if isa else None,
         "problems": problems,
     }
+
+
+def cross_compilers() -> dict[str, str | None]:
+    """The compiler that links for each architecture that is not this machine's, where it is."""
+    foreign = {f.arch(): f.cross_compiler for f in FAMILIES.values() if f.cross_compiler}
+    return {arch: shutil.which(cc) for arch, cc in foreign.items() if arch != host_arch()}
 
 
 def pair_problems(tvm: str | None, ffi: str | None) -> list[str]:
@@ -109,10 +121,12 @@ def ceiling(isa: str, clock_ghz: float | None, units: int = 2) -> dict[str, Any]
     unknown, and for bfloat16 where there are no instructions for it. With VNNI bytes take a quarter
     of float32's multiplications. Without it three take the place of eight: two `vpmaddubsw`, whose
     16-bit sums are added, and one `vpmaddwd` that widens them. bfloat16 takes half of them with
-    AVX512-BF16; AMX multiplies 32 times as many bytes and 16 times as many bfloat16 numbers.
+    AVX512-BF16; AMX multiplies 32 times as many bytes and 16 times as many bfloat16 numbers. ARM
+    has the same quarter with sdot or usdot; without them bytes take as many instructions as floats.
     """
-    level = ISAS[isa]
-    int8 = 32 if level.amx else 4 if level.dot4 else round(8 / 3, 2)
+    level = next(f.levels[isa] for f in FAMILIES.values() if isa in f.levels)
+    without = 1 if level.offset else round(8 / 3, 2)
+    int8 = 32 if level.amx else 4 if level.dot4 else without
     bfloat16 = 16 if level.amx else 2 if level.bf16 else None
     gops = None if clock_ghz is None else round(clock_ghz * level.lanes * units * 2, 1)
     return {
@@ -206,16 +220,18 @@ def _problem(report: dict[str, Any]) -> str | None:
 
 def _text(report: dict[str, Any]) -> str:
     machine, packages, tools = report["machine"], report["packages"], report["toolchain"]
-    limit = report["expected_ceiling"]
+    known = ", ".join(native_family().levels)
+    limit, crossed = report["expected_ceiling"], tools["cross_compilers"]
     lines = [
         f"CPU             {machine['cpu']}, {machine['cores']} cores, {machine['architecture']}",
         f"memory          {machine['memory_bytes'] / 2**30:.1f} GiB",
         f"ISA             {machine['isa'] or 'none that is supported'}",
-        f"has             {', '.join(machine['isas']) or 'none'} (of {', '.join(ISAS)})",
+        f"has             {', '.join(machine['isas']) or 'none'} (of {known})",
         f"AMX             {_amx_text(machine['amx_permission'])}",
         f"Python          {report['python']}",
         *(f"{name:<16}{version or 'not installed'}" for name, version in packages.items()),
         f"C compiler      {tools['c_compiler'] or 'not found'}",
+        *(f"links {arch:<9} {path or 'not found'}" for arch, path in crossed.items()),
         f"GPU             {report['gpu'] or 'none found'}",
     ]
     if limit:

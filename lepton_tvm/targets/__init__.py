@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lepton_tvm.targets.family import Family, Level
 from lepton_tvm.targets.host import cpu_flags, host_arch
-from lepton_tvm.targets.target import FAMILIES, Target, native_family, parse_target
+from lepton_tvm.targets.target import FAMILIES, Target, native_family, native_level, parse_target
 from lepton_tvm.targets.x86 import ISAS, Isa, best_isa
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "cpu_flags",
     "host_arch",
     "native_family",
+    "native_level",
     "parse_target",
 ]

@@ -15,7 +15,7 @@ from lepton_tvm.targets.host import host_arch
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["FAMILIES", "Target", "native_family", "parse_target"]
+__all__ = ["FAMILIES", "Target", "native_family", "native_level", "parse_target"]
 
 #: Family name -> family. `native` takes the first one whose code is for this architecture.
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (x86.FAMILY, arm.FAMILY)}
@@ -102,6 +102,12 @@ def native_family() -> Family:
     """The first family whose code is for this machine's architecture (x86 where there is none)."""
     fitting = (f for f in FAMILIES.values() if f.arch() == host_arch())
     return next(fitting, x86.FAMILY)
+
+
+def native_level() -> Level:
+    """The best level that this machine has; TargetError where it has none that is supported."""
+    family = native_family()
+    return family.levels[family.native()]
 
 
 def _known() -> str:

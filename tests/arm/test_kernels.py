@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_kernels_equal_numpy(level: str, tmp_path: Path) -> None:
     made = list(cases(target))
     assert len({c.name for c in made}) == len(made)
     so = library(target, made, tmp_path / "kernels.so")
-    inputs = {f"{c.name}/{i}": a for c in made for i, a in enumerate(c.arguments)}
+    inputs: dict[str, Any] = {f"{c.name}/{i}": a for c in made for i, a in enumerate(c.arguments)}
     np.savez(tmp_path / "in.npz", **inputs)
     outputs = tmp_path / "out.npz"
     done = device.run(PROCESSORS[level], _DEVICE, "kernels", so, tmp_path / "in.npz", outputs)

@@ -80,12 +80,16 @@ class _Step:
     multiplications: int = 1
     spare: int = 0
     chains: int = _CHAINS
+    halves: int = 1  # registers of a weight: its upper half is moved to one of its own
 
 
 def _step(dot: int, isa: RegisterFile) -> _Step:
-    if dot == 4 and isa.offset:
-        # ARM: the bits that change signs; without a dot product two multiplications and two sums
-        return _Step(spare=1) if isa.dot4 else _Step(multiplications=4, spare=3, chains=1)
+    if isa.offset and dot > 1 and not (dot == 4 and isa.dot4):
+        # smull: two multiplications and two sums. LLVM has several products in flight and moves
+        # nearly all registers in every step where they leave no room for that.
+        return _Step(multiplications=4, spare=8 if dot == 4 else 12, chains=1, halves=2)
+    if isa.offset and dot == 4:
+        return _Step(spare=2)
     if dot == 1 or (dot == 4 and isa.dot4):
         return _Step()
     if dot == 2:
@@ -101,7 +105,8 @@ def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -
     register in every step.
     """
     step = _step(dot, isa)
-    most = max(1, (isa.registers - (vectors + 1) * step.words - step.spare) // vectors)
+    held = (vectors * step.halves + 1) * step.words
+    most = max(1, (isa.registers - held - step.spare) // vectors)
     return list(range(1, min(extent, most) + 1))
 
 

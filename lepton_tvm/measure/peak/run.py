@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_tvm.errors import InputError
+from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure.latency import Rounds, Runner, measure_interleaved
 from lepton_tvm.measure.machine import this_machine
 from lepton_tvm.measure.peak.result import Bandwidth, ComputePeak, Peaks
@@ -18,7 +18,7 @@ from lepton_tvm.measure.pinning import pinned
 from lepton_tvm.runtime.library import ffi
 from lepton_tvm.runtime.net import aligned_copy
 from lepton_tvm.runtime.threads import run_with_threads
-from lepton_tvm.targets import Target, best_isa, cpu_flags, parse_target
+from lepton_tvm.targets import Target, best_isa, cpu_flags, host_arch, native_family, parse_target
 
 __all__ = ["compiled", "measure_peaks"]
 
@@ -42,6 +42,11 @@ def measure_peaks(
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in threads):
         raise InputError(f"threads must be whole numbers of at least 1, found {list(threads)}")
+    if native_family().name != "x86":
+        raise TargetError(
+            "peaks are measured with x86 instructions only so far, this machine is "
+            f"{host_arch()}; leave --peak and --profile out"
+        )
     say = progress or (lambda _text: None)
     cpus = os.sched_getaffinity(0)
     counts = tuple(sorted({1, *threads, len(cpus)}))

@@ -1,0 +1,142 @@
+"""ARM targets by name, what the code generator may use for each, and errors without the tools."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+
+from lepton_tvm.artifact.writer import find_compiler
+from lepton_tvm.errors import ArtifactError, TargetError
+from lepton_tvm.ir.kernels.dot import is_exact
+from lepton_tvm.ir.kernels.register_tile import row_candidates
+from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.runtime.loader import check_machine
+from lepton_tvm.targets import parse_target
+from lepton_tvm.targets.arm import CPUS, LEVELS, best_level
+from tests.arm.cases import cases
+
+NAMES = [*LEVELS, *CPUS]
+# LLVM's name of an instruction that only the level with the flag may use
+EXTENSIONS = {"dotprod": "asimddp", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve", "lse": "atomics",
+              "fullfp16": "asimdhp", "sha3": "sha3", "rdm": "asimdrdm", "jsconv": "jscvt",
+              "complxnum": "fcma", "rcpc": "lrcpc", "flagm": "flagm"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_target_is_read_back_and_allows_no_more_than_its_features(name: str) -> None:
+    target = parse_target(f"arm:{name}")
+    assert str(target) == f"arm:{name}"
+    assert parse_target(str(target)) == target
+    assert (target.family, target.arch) == ("arm", "aarch64")
+    assert target.level.lanes == 4
+    enabled = set(tvm.target.codegen.llvm_get_cpu_features(target.tvm))
+    assert {flag for llvm, flag in EXTENSIONS.items() if llvm in enabled} <= set(target.features)
+    assert ("dotprod" in enabled) == ("asimddp" in target.features)
+
+
+def test_processors_have_the_figures_of_their_level() -> None:
+    for cpu, level in CPUS.items():
+        made, plain = (parse_target(f"arm:{n}").level for n in (cpu, level))
+        assert (made.flags, made.dot4, made.offset) == (plain.flags, plain.dot4, plain.offset)
+
+
+def test_an_unknown_name_is_told_with_the_choices() -> None:
+    with pytest.raises(TargetError, match=r"'cortex-m4' in .*arm:neon, .*arm:cortex-a76, "):
+        parse_target("arm:cortex-m4")
+    with pytest.raises(TargetError, match=r"builds for native, x86, .*, arm, arm:neon"):
+        parse_target("mips")
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ({"fp", "asimd"}, "neon"),
+        ({"fp", "asimd", "asimddp", "atomics"}, "dotprod"),
+        ({"fp", "asimd", "i8mm"}, "neon"),
+        ({"fp", "asimd", "asimddp", "i8mm", "sve", "bf16"}, "i8mm"),
+    ],
+)
+def test_native_takes_the_best_level_of_the_flags(flags: set[str], level: str) -> None:
+    assert best_level(frozenset(flags)).name == level
+
+
+def test_without_neon_there_is_no_native_target() -> None:
+    with pytest.raises(TargetError, match=r"shows no asimd \(NEON\); name a target .* arm:neon"):
+        best_level(frozenset({"fp"}))
+
+
+def test_an_artifact_is_refused_by_architecture_and_by_feature() -> None:
+    manifest = {
+        "arch": "aarch64", "cpu_features": ["asimd", "asimddp"], "target": "arm:cortex-a76",
+        "isa": "cortex-a76",
+    }  # fmt: skip
+    flags = frozenset({"fp", "asimd"})
+    with pytest.raises(TargetError, match=r"built for arm:cortex-a76 .* lacks asimddp; compile"):
+        check_machine(manifest, "a.so", flags=flags, arch="aarch64")
+    check_machine(manifest, "a.so", flags=flags | {"asimddp"}, arch="aarch64")
+    with pytest.raises(TargetError, match=r"a\.so was built for aarch64, the device is x86_64"):
+        check_machine(manifest, "a.so", flags=flags | {"asimddp"}, arch="x86_64")
+
+
+def test_a_missing_cross_compiler_is_told_with_debian_s_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("LEPTON_TVM_CROSS_CC", raising=False)
+    wanted = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    with pytest.raises(ArtifactError, match=wanted):
+        find_compiler(cross="aarch64-linux-gnu-gcc")
+    monkeypatch.setenv("LEPTON_TVM_CROSS_CC", "my-gcc")
+    with pytest.raises(ArtifactError, match=r"looked for my-gcc in PATH.*LEPTON_TVM_CROSS_CC"):
+        find_compiler(cross="aarch64-linux-gnu-gcc")
+
+
+def test_only_two_neighbouring_weights_of_minus_128_leave_16_bits() -> None:
+    neon, dotprod = LEVELS["neon"], LEVELS["dotprod"]
+    packed = np.full((1, 2, 4, 4), -127, np.int8)
+    packed[0, 0, 0] = (-128, -127, 127, -128)
+    assert is_exact(packed, 4, neon)
+    packed[0, 1, 3] = (0, 0, -128, -128)
+    assert not is_exact(packed, 4, neon)
+    assert is_exact(packed, 2, neon)
+    assert is_exact(packed, 4, dotprod)
+
+
+@pytest.mark.parametrize(
+    ("level", "instructions"),
+    [("neon", {"smull", "sadalp"}), ("dotprod", {"sdot"}), ("i8mm", {"usdot"})],
+)
+def test_the_innermost_loop_of_a_product_stays_in_registers(
+    level: str, instructions: set[str]
+) -> None:
+    target = parse_target(f"arm:{level}")
+    made = next(c for c in cases(target) if c.name.startswith("matmul__1__37__64_1000_4"))
+    module = tvm.IRModule({made.name: made.func})
+    built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    loop = _largest_loop(built.mod.inspect_source("asm"))
+    assert instructions <= set(re.findall(r"^\t(\w+)\t", loop, re.M))
+    assert "[sp" not in loop
+    assert len(re.findall(r"^\tmov\tv", loop, re.M)) <= 1
+
+
+def test_tiles_leave_room_for_the_halves_of_weights() -> None:
+    neon: Any = LEVELS["neon"]
+    assert row_candidates(99, 4, neon, 4)[-1] == 3
+    assert row_candidates(99, 4, LEVELS["dotprod"], 4)[-1] == 6
+    assert row_candidates(99, 5, LEVELS["dotprod"], 4)[-1] == 4
+
+
+def _largest_loop(assembly: str) -> str:
+    """The longest basic block that ends with a jump to its own start."""
+    parts = re.split(r"^(\.LBB\S+):.*$", assembly, flags=re.M)
+    found = ""
+    for label, body in zip(parts[1::2], parts[2::2], strict=True):
+        jump = re.search(rf"\tb\.\w+\t{re.escape(label)}\b", body)
+        if jump and jump.end() > len(found):
+            found = body[: jump.end()]
+    return found
