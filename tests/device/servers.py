@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,20 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def started(folder: Path, name: str, command: Sequence[str]) -> Iterator[Running]:
+def started(
+    folder: Path,
+    name: str,
+    command: Sequence[str],
+    *,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     """`python <command>` once it listens; ended when left."""
     log = folder / f"{name}.log"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    own = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, *command], stdout=out, stderr=out, env=environment
+            [python, *command], stdout=out, stderr=out, env=environment or own
         )
     try:
         wait_until(
