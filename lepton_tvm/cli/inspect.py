@@ -130,7 +130,7 @@ def _artifact_view(data: dict[str, Any]) -> Any:
     versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
     head = [
         f"artifact    {data['name']}, {data['precision']}, {data['size_bytes']} bytes",
-        f"target      {data['target']}, {data['isa']}; needs {' '.join(data['cpu_features'])}",
+        f"target      {data['target']}, {data['arch']}; needs {' '.join(data['cpu_features'])}",
         f"versions    {versions}",
         *_tensors("input", data["inputs"]),
         *_tensors("output", data["outputs"]),

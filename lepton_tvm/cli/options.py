@@ -35,7 +35,9 @@ Db = Annotated[
 Target = Annotated[
     str,
     typer.Option(
-        "--target", metavar="T", help="native, or x86:avx2, x86:avx512, x86:vnni, x86:bf16."
+        "--target",
+        metavar="T",
+        help="native, x86:avx2, x86:avx512, x86:vnni, arm:neon, arm:cortex-a76, ...",
     ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads the kernels may use.")]
