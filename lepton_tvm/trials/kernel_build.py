@@ -52,7 +52,7 @@ class _Scheduled:
 
 def _build(request: BuildRequest, folder: Path) -> tuple[Path, _Scheduled]:
     goal = dataclasses.replace(parse_target(request.target), cores=request.cores)
-    compiler = find_compiler(goal.cross_compiler)
+    compiler = find_compiler(cross=goal.cross_compiler)
     scheduled = _schedule(request, goal)
     with build_context(goal):
         try:
