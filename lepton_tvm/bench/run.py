@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tvm.bench.engines import ENGINES, OURS, PRECISIONS, Job
-from lepton_tvm.bench.process import EngineFailed, EngineProcess
+from lepton_tvm.bench.on_device import not_installed
+from lepton_tvm.bench.places import Engine, EnginePlace, busy_machine, engine_place
+from lepton_tvm.bench.process import EngineFailed
 from lepton_tvm.bench.profile import profile_artifacts
 from lepton_tvm.bench.result import BenchResult, EngineTime
 from lepton_tvm.data import as_samples
+from lepton_tvm.device.farm import farm_target
 from lepton_tvm.errors import InputError, TargetError
-from lepton_tvm.measure import Rounds, measure_interleaved, median_ci, this_machine
+from lepton_tvm.measure import Rounds, measure_interleaved, median_ci
 from lepton_tvm.measure.inputs import random_inputs, read_arrays, write_arrays
 from lepton_tvm.measure.peak.run import ROUNDS as PEAK_ROUNDS
 from lepton_tvm.measure.peak.run import measure_peaks
@@ -30,8 +31,6 @@ __all__ = ["bench"]
 
 _RANDOM_SAMPLES = 8
 _MOST_CALIBRATION = 128
-# Share of the time without a CPU from which on a benchmark says so.
-_MOST_WAITING = 0.02
 
 
 def bench(
@@ -46,6 +45,8 @@ def bench(
     peers_isa: str | None = None,
     profile: bool = False,
     peak: bool = False,
+    tracker: str | None = None,
+    key: str | None = None,
     rounds: Rounds | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -59,28 +60,35 @@ def bench(
     own tools cannot make, and precisions that it has not, are left out and stand in the report.
     `peers_isa` limits peers to an instruction-set level where they have a switch for that.
     `profile` also times every kernel of this compiler's artifacts, beside the machine's peaks;
-    `peak` keeps those peaks in the result.
+    `peak` keeps those peaks in the result. With `tracker` (`HOST:PORT`) and `key` everything is
+    timed on a device of that farm and built for it; peers that are not installed there are left
+    out.
 
     Raises InputError for an unknown engine or precision, an engine that is not installed (before
     anything is compiled), TargetError for a target or a precision that it has not, ModelError for
-    the model, EngineFailed where an engine cannot run it.
+    the model, EngineFailed where an engine cannot run it, DeviceError for a farm without such a
+    device.
     """
     say = progress or (lambda _text: None)
-    _check(against, threads, precisions, peers_isa)
-    goal = parse_target(target)
+    away = tracker is not None or key is not None
+    _check(against, threads, precisions, peers_isa, away=away)
+    if away and (profile or peak):
+        raise InputError(
+            "--profile and --peak measure this machine alone: run them on the device itself"
+        )
+    goal = farm_target(target, tracker, key) if away else parse_target(target)
     wanted = _precisions(precisions, goal)
-    # Read now: compiling may leave this process pinned to one core.
-    cpus = tuple(sorted(os.sched_getaffinity(0)))
     from lepton_tvm.frontend import load_model
 
     source = load_model(model, shapes=shapes)
     report: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lepton_tvm_bench_") as folder, ExitStack() as stack:
+        place: EnginePlace = stack.enter_context(engine_place(tracker, key, threads))
         scratch = Path(folder)
         if "int8" in wanted:
             _write_calibration(source, calibration, scratch / "calibration", seed, report)
         write_arrays(scratch / "inputs.npz", random_inputs(source.inputs, seed))
-        engines: dict[str, EngineProcess] = {}
+        engines: dict[str, Engine] = {}
         ours = _compiled(source, wanted, goal, scratch, report, say)
         plan = Job(
             engine=OURS,
@@ -90,22 +98,24 @@ def bench(
             calibration=str(scratch / "calibration"),
             threads=threads,
             scratch=str(scratch),
-            cpus=cpus,
+            cpus=place.cpus,
         )
-        for job in _jobs(plan, ours, against, wanted, peers_isa, report):
+        for job in _jobs(plan, ours, against, wanted, peers_isa, place, report):
             say(f"starting {job.engine} {job.precision}")
             try:
-                process = EngineProcess(job)
+                engine = place.start(job)
             except EngineFailed as e:
                 if job.engine == OURS or job.precision == "float32":
                     raise
                 report.append(f"left out: {e}")
                 continue
-            engines[f"{job.engine} {job.precision}"] = stack.enter_context(process)
+            engines[f"{job.engine} {job.precision}"] = engine
+            stack.callback(engine.close)
         say(f"timing {len(engines)} engines in turns")
         seconds = measure_interleaved({n: e.run for n, e in engines.items()}, rounds)
-        report += _busy_machine(tuple(engines.values()), len(cpus))
+        report += busy_machine(tuple(engines.values()), len(place.cpus))
         times = tuple(_time(engines[n], seconds[n], seed) for n in engines)
+        machine = place.machine
         peaks = None
         if peak or profile:
             peaks = measure_peaks((threads,), rounds=rounds or PEAK_ROUNDS, progress=say)
@@ -116,7 +126,7 @@ def bench(
             profiles = profile_artifacts(plan, ours, latency, peaks, rounds)
     return BenchResult(
         model=source.name,
-        machine=this_machine(),
+        machine=machine,
         threads=threads,
         engines=times,
         report=tuple(report),
@@ -130,14 +140,17 @@ def _check(
     threads: int,
     precisions: Sequence[str] | None,
     peers_isa: str | None,
+    *,
+    away: bool,
 ) -> None:
+    """`away`: peers are wanted on another machine, which tells itself whether it has them."""
     if isinstance(against, str):
         raise InputError(f"against is a list of engine names, found the string {against!r}")
     peers = [name for name in ENGINES if name != OURS]
     for name in against:
         if name not in peers:
             raise InputError(f"unknown engine {name!r}; known are {', '.join(peers)}")
-        if importlib.util.find_spec(ENGINES[name].module) is None:
+        if not away and not_installed(name):
             raise InputError(
                 f"engine {name!r} is not installed; pip install 'lepton-tvm[peers]' brings it"
             )
@@ -237,6 +250,7 @@ def _jobs(
     against: Sequence[str],
     precisions: Sequence[str],
     peers_isa: str | None,
+    place: EnginePlace,
     report: list[str],
 ) -> Iterator[Job]:
     """One job for every engine and precision that can be; the report says what cannot."""
@@ -248,7 +262,7 @@ def _jobs(
         if peers_isa is not None and limit is None:
             report.append(f"engine {engine} has no switch for {peers_isa}: it uses what it likes")
         for precision in precisions:
-            reason = peer.lacks(precision)
+            reason = place.lacks(engine, precision)
             if limit is not None and precision == "bfloat16" and not ISAS[limit].bf16:
                 reason = f"it is kept to {limit}, which has no bfloat16"
             if reason is None:
@@ -264,24 +278,7 @@ def _job(plan: Job, engine: str, precision: str, **changes: Any) -> Job:
     return replace(plan, engine=engine, precision=precision, scratch=str(own), **changes)
 
 
-def _busy_machine(processes: Sequence[EngineProcess], cpus: int) -> list[str]:
-    """A warning where the threads of an engine had to share CPUs, with others or each other."""
-    threads = max((p.job.threads for p in processes), default=0)
-    if threads > cpus:
-        return [
-            f"{threads} threads shared {cpus} CPU(s): these times say nothing of {threads} CPUs"
-        ]
-    possible = sum(p.ran * p.job.threads for p in processes)
-    share = min(sum(p.waited for p in processes) / possible, 1.0) if possible else 0.0
-    if share < _MOST_WAITING:
-        return []
-    return [
-        f"the CPUs were shared with other work: threads waited {share:.0%} of the time, which "
-        "long runs suffer from more than short ones; measure again on an idle machine"
-    ]
-
-
-def _time(process: EngineProcess, seconds: list[float], seed: int) -> EngineTime:
+def _time(process: Engine, seconds: list[float], seed: int) -> EngineTime:
     return EngineTime(
         engine=process.job.engine,
         version=process.version,

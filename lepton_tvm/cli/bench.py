@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lepton_tvm.cli.options import Json, Shapes, Target, Threads, parse_shapes
+from lepton_tvm.cli.options import DeviceKey, Json, Shapes, Target, Threads, Tracker, parse_shapes
 from lepton_tvm.cli.session import Output, command, progress
 from lepton_tvm.errors import InputError
 
@@ -66,6 +66,8 @@ def register(app: typer.Typer) -> None:
         peers_isa: PeersIsa = None,
         profile: ProfileFlag = False,
         peak: PeakFlag = False,
+        tracker: Tracker = None,
+        key: DeviceKey = None,
         as_json: Json = False,
     ) -> Output:
         """Time a model's precisions side by side with other engines, in turns."""
@@ -85,6 +87,8 @@ def register(app: typer.Typer) -> None:
                 peers_isa=peers_isa,
                 profile=profile,
                 peak=peak,
+                tracker=tracker,
+                key=key,
                 progress=say,
             )
         return Output(result.to_json(), result)

@@ -20,7 +20,7 @@ from lepton_tvm.measure.latency import Rounds
 from lepton_tvm.measure.machine import Machine
 from lepton_tvm.runtime.loader import check_machine
 
-__all__ = ["RemoteArtifacts", "arrays_from", "arrays_to", "remote_artifacts"]
+__all__ = ["RemoteArtifacts", "arrays_from", "arrays_to", "device_session", "remote_artifacts"]
 
 Array = npt.NDArray[Any]
 
@@ -72,9 +72,9 @@ class RemoteArtifacts:
 
 
 @contextmanager
-def remote_artifacts(
+def device_session(
     tracker: str | None, key: str | None, *, threads: int = 1, wait_s: float = 60.0
-) -> Iterator[RemoteArtifacts]:
+) -> Iterator[DeviceSession]:
     """One free device of `key`, held meanwhile. Raises InputError, DeviceError as `DevicePool`."""
     if not tracker or not key:
         raise InputError("measuring on a device needs both --tracker HOST:PORT and --key KEY")
@@ -83,6 +83,15 @@ def remote_artifacts(
     if session is None:
         raise DeviceError(f"no device of key {key!r} was given")
     with session:
+        yield session
+
+
+@contextmanager
+def remote_artifacts(
+    tracker: str | None, key: str | None, *, threads: int = 1, wait_s: float = 60.0
+) -> Iterator[RemoteArtifacts]:
+    """The same for running artifacts."""
+    with device_session(tracker, key, threads=threads, wait_s=wait_s) as session:
         yield RemoteArtifacts(session)
 
 

@@ -11,6 +11,7 @@ that an exception on the client's side always means that the session is lost.
 | `measure` | `request`: a `RunRequest`, sha256s for paths; `timeout_s` | `result`: a `RunResult` |
 | `open` | `artifacts`: sha256s, `threads` | `opened`: sha256 -> manifest |
 | `infer` | `artifact`, and inputs as .npz | outputs as .npz |
+| `engine_...` | what `lepton_tvm.bench.on_device` says | |
 | `time` | `artifacts`, `rounds`, and inputs as .npz | `seconds`: samples by sha256 |
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -37,6 +39,7 @@ from lepton_tvm.runtime.library import ffi, remote_calls
 __all__ = ["Session", "run_session"]
 
 _PR_SET_PDEATHSIG = 1
+_ENGINES = "lepton_tvm.bench.on_device"
 
 Answer = tuple[dict[str, Any], bytes]
 
@@ -51,6 +54,8 @@ class Session:
         self._kernels = KernelRuns(self._files, most)
         self._artifacts = LocalArtifacts()
         self._most = most
+        self._folder = folder
+        self._engines: Any = None
         self._commands: dict[str, Callable[[dict[str, Any], bytes], Answer]] = {
             "hello": lambda _body, _data: (self._facts, b""),
             "missing": lambda body, _data: ({"missing": self._files.missing(body["files"])}, b""),
@@ -59,6 +64,9 @@ class Session:
             "open": self._open,
             "infer": self._infer,
             "time": self._time,
+            "engine_lacks": lambda body, _data: self._engine("engine_lacks", body),
+            "engine_open": lambda body, _data: self._engine("engine_open", body),
+            "engine_run": lambda body, _data: self._engine("engine_run", body),
         }
 
     def do(self, command: str, body: str, data: Any) -> bytes:
@@ -78,6 +86,8 @@ class Session:
     def close(self) -> None:
         """End the processes that run candidate kernels."""
         self._kernels.close()
+        if self._engines is not None:
+            self._engines.close()
 
     def _put(self, body: dict[str, Any], data: bytes) -> Answer:
         self._files.put(str(body["sha256"]), data)
@@ -90,6 +100,13 @@ class Session:
 
     def _infer(self, body: dict[str, Any], data: bytes) -> Answer:
         return {}, arrays_to(self._artifacts.infer(body["artifact"], arrays_from(data)))
+
+    def _engine(self, command: str, body: dict[str, Any]) -> Answer:
+        if self._engines is None:
+            # It stands above this layer, and few sessions want it.
+            module = importlib.import_module(_ENGINES)
+            self._engines = module.Engines(self._files, self._folder, self._most)
+        return self._engines.do(command, body), b""
 
     def _time(self, body: dict[str, Any], data: bytes) -> Answer:
         rounds, feed = Rounds(**body["rounds"]), arrays_from(data)

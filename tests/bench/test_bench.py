@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton_tvm.bench
-from lepton_tvm.bench import bench, engines, process, run
+from lepton_tvm.bench import bench, engines, process
 from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples
+from lepton_tvm.bench.places import busy_machine
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
 from lepton_tvm.errors import InputError, ModelError, TargetError
 from lepton_tvm.measure import Rounds
@@ -222,11 +223,11 @@ def test_a_busy_machine_is_told(tmp_path: Path) -> None:
         engine.run(3)
         assert engine.ran > 0
         engine.ran, engine.waited = 10.0, 0.1
-        assert run._busy_machine([engine], cpus=2) == []
+        assert busy_machine([engine], cpus=2) == []
         engine.waited = 5.0
-        (said,) = run._busy_machine([engine], cpus=2)
+        (said,) = busy_machine([engine], cpus=2)
         assert "threads waited 25% of the time" in said
-        (said,) = run._busy_machine([engine], cpus=1)
+        (said,) = busy_machine([engine], cpus=1)
         assert "2 threads shared 1 CPU(s)" in said
 
 
