@@ -1,6 +1,6 @@
 """What a forked builder does: one kernel after another, until its parent closes the socket.
 
-{"request": R, "folder": F, "timeout_s": T}  -> the fields of `Built`
+{"request": R, "path": P, "timeout_s": T}  -> the fields of `Built`
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ def serve(channel: socket.socket) -> None:
     """Build what is asked for; the socket's end is the end of the work."""
     while (message := receive(channel)) is not None:
         limit_cpu_time(message["timeout_s"])
-        send(channel, to_json(try_build(build_request(message["request"]), message["folder"])))
+        send(channel, to_json(try_build(build_request(message["request"]), message["path"])))

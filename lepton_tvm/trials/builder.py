@@ -13,7 +13,7 @@ from pathlib import Path
 from lepton_tvm.errors import InputError
 from lepton_tvm.trials.processes import Worker, Zygote, describe_end, out_of_time
 from lepton_tvm.trials.requests import BuildRequest, Built
-from lepton_tvm.trials.scratch import Scratch
+from lepton_tvm.trials.scratch import Scratch, is_full, told_reason
 from lepton_tvm.trials.wire import built, receive, send, to_json
 
 __all__ = ["ParallelBuilder"]
@@ -24,12 +24,13 @@ _BUILDS_PER_WORKER = 500
 
 @dataclass
 class _Desk:
-    """A worker, how many kernels it has built, and the request it is at with its deadline."""
+    """A worker, how many kernels it has built, and the request it is at: since when, and where."""
 
     worker: Worker
     built: int = 0
     request: BuildRequest | None = None
     started: float = 0.0
+    path: Path = Path()
 
 
 class ParallelBuilder:
@@ -57,6 +58,7 @@ class ParallelBuilder:
         self._zygote.launch()
         self._desks: list[_Desk] = []
         self._waiting: deque[BuildRequest] = deque()
+        self._serial = 0
         self._again: set[str] = set()
 
     @property
@@ -108,7 +110,9 @@ class ParallelBuilder:
                 self._waiting.popleft()
 
     def _give(self, desk: _Desk, request: BuildRequest) -> bool:
-        message = {"request": to_json(request), "folder": str(self.folder)}
+        self._serial += 1
+        desk.path = self.folder / f"kernel-{self._serial}.so"
+        message = {"request": to_json(request), "path": str(desk.path)}
         try:
             send(desk.worker.channel, {**message, "timeout_s": self.timeout_s})
         except OSError:  # it ended while it had nothing to do
@@ -148,6 +152,9 @@ class ParallelBuilder:
                 return None
             if out_of_time(status):
                 return self._too_long(request, seconds)
+            if is_full(self.folder):  # of which LLVM and linkers die
+                told = told_reason("disk-full", self.folder)
+                return Built(request.id, "failed", None, told, seconds, reason="disk-full")
             return Built(request.id, "crashed", None, describe_end(status, words), seconds)
         desk.request, desk.built = None, desk.built + 1
         if desk.built >= _BUILDS_PER_WORKER:
@@ -166,5 +173,9 @@ class ParallelBuilder:
 
     def _dismiss(self, desk: _Desk, *, kill: bool) -> int | None:
         self._desks.remove(desk)
-        desk.request = None
-        return self._zygote.reap(desk.worker, kill=kill)
+        status = self._zygote.reap(desk.worker, kill=kill)
+        if desk.request is not None:
+            desk.request = None
+            for left in self.folder.glob(f"{desk.path.stem}.*"):
+                left.unlink(missing_ok=True)
+        return status

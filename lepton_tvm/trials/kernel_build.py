@@ -25,10 +25,10 @@ from lepton_tvm.schedules.base import Decided
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.trials.kernel_link import link_kernel
 from lepton_tvm.trials.requests import BuildRequest, Built
+from lepton_tvm.trials.scratch import is_full, told_reason
 
 __all__ = ["build_kernel", "try_build"]
 
-_LEAST_FREE = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -38,7 +38,10 @@ def build_kernel(request: BuildRequest, folder: str | Path) -> Path:
     Links with the C compiler of the target. Raises CompileError where the schedule or the compiler
     refuses, ArtifactError where it cannot be linked.
     """
-    return _build(request, Path(folder))[0]
+    descriptor, name = tempfile.mkstemp(prefix="kernel-", suffix=".so", dir=folder)
+    os.close(descriptor)
+    _build(request, Path(name))
+    return Path(name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class _Scheduled:
     trace: Any = None
 
 
-def _build(request: BuildRequest, folder: Path) -> tuple[Path, _Scheduled]:
+def _build(request: BuildRequest, path: Path) -> _Scheduled:
     goal = dataclasses.replace(parse_target(request.target), cores=request.cores)
     compiler = find_compiler(cross=goal.cross_compiler)
     scheduled = _schedule(request, goal)
@@ -59,35 +62,32 @@ def _build(request: BuildRequest, folder: Path) -> tuple[Path, _Scheduled]:
             executable = tvm.compile(scheduled.module, goal.tvm, tir_pipeline=TIR_PIPELINE)
         except (RuntimeError, ValueError) as error:
             raise CompileError(f"the compiler refused: {_last_line(error)}") from error
-    descriptor, name = tempfile.mkstemp(prefix="kernel-", suffix=".so", dir=folder)
-    os.close(descriptor)
     try:
-        link_kernel(executable, Path(name), goal, compiler)
+        link_kernel(executable, path, goal, compiler)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     finally:
-        Path(name).with_suffix(".map").unlink(missing_ok=True)
-    return Path(name), scheduled
+        path.with_suffix(".map").unlink(missing_ok=True)
+    return scheduled
 
 
-def try_build(request: BuildRequest, folder: str | Path) -> Built:
-    """`build_kernel` as an answer, which says what went wrong instead of raising."""
+def try_build(request: BuildRequest, path: str | Path) -> Built:
+    """Build one kernel to the file `path`; the answer says what went wrong instead of raising."""
     start = time.perf_counter()
     try:
-        path, scheduled = _build(request, Path(folder))
+        scheduled = _build(request, Path(path))
+        decided = scheduled.decided or Decided({})
+        asked = {name: (choices, default) for name, (choices, default, _) in decided.asked.items()}
+        trace = _plain(scheduled.trace.as_json()) if scheduled.trace is not None else None
     except Exception as error:
         seconds = time.perf_counter() - start
-        reason = _reason(error, Path(folder))
-        told = _TOLD[reason].format(folder=folder) if reason else _message(error)
+        folder = Path(path).parent
+        reason = _reason(error, folder)
+        told = told_reason(reason, folder) if reason else _message(error)
         return Built(request.id, "failed", None, told, seconds, reason=reason)
     seconds = time.perf_counter() - start
-    decided = scheduled.decided or Decided({})
-    asked = {name: (choices, default) for name, (choices, default, _) in decided.asked.items()}
-    trace = _plain(scheduled.trace.as_json()) if scheduled.trace is not None else None
-    return Built(
-        request.id, "ok", str(path), None, seconds, asked, decided.differing, trace
-    )  # fmt: skip
+    return Built(request.id, "ok", str(path), None, seconds, asked, decided.differing, trace)
 
 
 def _schedule(request: BuildRequest, goal: Target) -> _Scheduled:
@@ -148,13 +148,6 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value]
 
 
-_TOLD = {
-    "no-compiler": "no C compiler to link with; install gcc or set LEPTON_TVM_CC",
-    "disk-full": "the disk of {folder} is full; free some space or set TMPDIR",
-    "scratch-gone": "the folder {folder} was removed while candidates were built into it",
-}
-
-
 def _reason(error: Exception, folder: Path) -> str | None:
     """Why nothing at all can be built here; None where the candidate is to blame."""
     if isinstance(error, ArtifactError) and "no C compiler found" in str(error):
@@ -169,13 +162,7 @@ def _reason(error: Exception, folder: Path) -> str | None:
 def _is_full(error: Exception, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
-    if os.strerror(errno.ENOSPC) in str(error):
-        return True
-    try:
-        about = os.statvfs(folder)
-    except OSError:
-        return False
-    return about.f_bavail * about.f_frsize < _LEAST_FREE
+    return os.strerror(errno.ENOSPC) in str(error) or is_full(folder)
 
 
 def _message(error: Exception) -> str:

@@ -16,11 +16,33 @@ from pathlib import Path
 
 from lepton_tvm.errors import TrialError
 
-__all__ = ["Scratch"]
+__all__ = ["Scratch", "is_full", "told_reason"]
 
 _PREFIX = "lepton-trials-"
 _LOCK = "owner.lock"
 _UNOWNED_S = 3600.0
+_LEAST_FREE = 1 << 20
+
+
+_TOLD = {
+    "no-compiler": "no C compiler to link with; install gcc or set LEPTON_TVM_CC",
+    "disk-full": "the disk of {folder} is full; free some space or set TMPDIR",
+    "scratch-gone": "the folder {folder} was removed while candidates were built into it",
+}
+
+
+def told_reason(reason: str, folder: Path) -> str:
+    """A `reason` for which nothing can be built, for people."""
+    return _TOLD[reason].format(folder=folder)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk of `folder` has no room for another kernel."""
+    try:
+        about = os.statvfs(folder)
+    except OSError:
+        return False
+    return about.f_bavail * about.f_frsize < _LEAST_FREE
 
 
 class Scratch:

@@ -158,7 +158,7 @@ def test_no_compiler_is_told_as_such(
     small: BuildRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEPTON_TVM_CC", "no-such-compiler")
-    answer = try_build(small, tmp_path)
+    answer = try_build(small, tmp_path / "k.so")
     assert (answer.state, answer.reason) == ("failed", "no-compiler")
     assert "install gcc" in (answer.error or "")
 
@@ -170,14 +170,26 @@ def test_a_full_disk_is_told_as_such(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(kernel_build, "link_kernel", full)
-    answer = try_build(small, tmp_path)
+    answer = try_build(small, tmp_path / "k.so")
     assert (answer.state, answer.reason) == ("failed", "disk-full")
     assert str(tmp_path) in (answer.error or "")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_that_dies_of_a_full_disk_is_told_as_such(
+    builder: ParallelBuilder, small: BuildRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lepton_tvm.trials.builder.is_full", lambda folder: True)
+    assert [a.state for a in builder.build([small])] == ["ok"]
+    for desk in builder._desks:
+        os.kill(desk.worker.pid, signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (desk.worker.pid, signal.SIGKILL)).start()
+    (answer,) = builder.build([small])
+    assert (answer.state, answer.reason) == ("failed", "disk-full")
+
+
 def test_a_missing_folder_is_told_as_such(small: BuildRequest, tmp_path: Path) -> None:
-    answer = try_build(small, tmp_path / "gone")
+    answer = try_build(small, tmp_path / "gone" / "k.so")
     assert (answer.state, answer.reason) == ("failed", "scratch-gone")
 
 
