@@ -94,7 +94,7 @@ class RunResult:
     """Seconds of one run, sample by sample; those of the reference were taken in turns with them.
 
     `state` is `ok`, `wrong` (the outputs differ from the reference's; `error` says by how much),
-    `failed`, `crashed` or `timeout`.
+    `failed`, `crashed` or `timeout`. `reason` is as in `Built`.
     """
 
     id: str
@@ -102,6 +102,7 @@ class RunResult:
     samples_s: tuple[float, ...] = ()
     reference_s: tuple[float, ...] = ()
     error: str | None = None
+    reason: str | None = None
 
 
 class Builder(Protocol):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from lepton_tvm.errors import LeptonError
 from lepton_tvm.runtime.library import global_function
@@ -48,5 +49,15 @@ def _try_run(request: RunRequest) -> RunResult:
     except LeptonError as error:
         return RunResult(request.id, "failed", error=str(error))
     except Exception as error:
+        if missing := _missing(request):
+            told = f"{missing} was removed before it was run"
+            return RunResult(request.id, "failed", error=told, reason="scratch-gone")
         lines = str(error).strip().splitlines() or [""]
         return RunResult(request.id, "failed", error=f"{type(error).__name__}: {lines[-1]}")
+
+
+def _missing(request: RunRequest) -> str | None:
+    """A file of the request that is not there."""
+    arguments = (*request.arguments, *request.reference_arguments)
+    paths = [request.path, request.reference, *(a.path for a in arguments)]
+    return next((p for p in paths if p is not None and not Path(p).is_file()), None)

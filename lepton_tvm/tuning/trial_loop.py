@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from lepton_tvm.db import Database, Trial, TrialKey
-from lepton_tvm.errors import CompileError
+from lepton_tvm.errors import CompileError, TrialError
 from lepton_tvm.measure import Estimate, speedup_ci
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Builder, BuildRequest, Built, Runner, RunRequest, RunResult
@@ -23,6 +24,8 @@ _LEASE_S = 180.0
 # Largest difference from the zero-trial kernel, as a share of its largest output: sums may be
 # ordered otherwise, and Winograd's method rounds more often.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "mixed": 1e-3, "int8": 1e-4}
+
+_Answer = TypeVar("_Answer", Built, RunResult)
 
 OnTrial = Callable[[Task, Trial], None]
 
@@ -105,13 +108,14 @@ class TrialLoop:
         self.tasks.prepare((task, point.plan) for task, point in pairs)
         by_id = {f"{t.hash}:{p.text}": (t, p) for t, p in pairs}
         runs = []
-        for built in self.builder.build([self._build_request(t, p) for t, p in pairs]):
+        asked = [self._build_request(t, p) for t, p in pairs]
+        for built in map(_fair, self.builder.build(asked)):
             if built.path is not None:
                 runs.append(
                     replace(self._run_request(*by_id[built.id], built.path), budget_s=budget_s)
                 )
         found = {}
-        for result in self.runner.run(runs):
+        for result in map(_fair, self.runner.run(runs)):
             if result.state == "ok":
                 task, point = by_id[result.id]
                 estimate = speedup_ci(result.reference_s, result.samples_s)
@@ -180,7 +184,7 @@ class TrialLoop:
             if not point.decisions:
                 path = self.references[task.hash]
                 runs.append(self._run_request(task, point, path))
-        for result in self.runner.run(runs):
+        for result in map(_fair, self.runner.run(runs)):
             task, point = by_id[result.id]
             done += self._finish(task, point, built_by_id.get(result.id), result)
             if result.id in built_by_id:
@@ -246,7 +250,17 @@ def _paired(
     requests: Sequence[BuildRequest], answers: Iterable[Built]
 ) -> Iterable[tuple[BuildRequest, Built]]:
     by_id = {r.id: r for r in requests}
-    return ((by_id[built.id], built) for built in answers)
+    return ((by_id[built.id], _fair(built)) for built in answers)
+
+
+def _fair(answer: _Answer) -> _Answer:
+    """The answer of a builder or runner. Raises TrialError where it says nothing of the candidate.
+
+    Such a trial is not committed: it would stand for good that the candidate failed.
+    """
+    if answer.reason is not None:
+        raise TrialError(f"the trials cannot go on: {answer.error}")
+    return answer
 
 
 def _delete(path: str | None) -> None:

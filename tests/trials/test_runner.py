@@ -117,7 +117,9 @@ def test_what_cannot_be_loaded_fails(runner: LocalRunner, tmp_path: Path) -> Non
         [RunRequest(n, str(tmp_path / f"{n}.so"), arguments) for n in ("missing", "text")]
     )
     assert missing.state == text.state == "failed"
-    assert "missing.so" in (missing.error or "")
+    assert missing.reason == "scratch-gone"
+    assert text.reason is None
+    assert "missing.so was removed" in (missing.error or "")
 
 
 def test_an_argument_of_the_wrong_size_fails(

@@ -12,11 +12,18 @@ import pytest
 
 from lepton_tvm import compiler, runtime
 from lepton_tvm.db import Database, open_database
-from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.errors import InputError, TargetError, TrialError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials import LocalRunner, RunRequest, RunResult
+from lepton_tvm.trials import (
+    BuildRequest,
+    Built,
+    LocalRunner,
+    ParallelBuilder,
+    RunRequest,
+    RunResult,
+)
 from lepton_tvm.tuning import Status, TuneResult, parse_budget, session, tune
 from lepton_tvm.tuning.keys import schedule_version, trial_key, tuned_by
 from lepton_tvm.tuning.space import ZERO_TRIAL
@@ -143,6 +150,26 @@ class Flatterer(Liar):
     """Says that all candidates are ten times faster, and right."""
 
     state = "ok"
+
+
+class FullDisk(ParallelBuilder):
+    """Builds zero-trial kernels only: then its disk is full."""
+
+    def build(self, requests: Sequence[BuildRequest]) -> Iterator[Built]:
+        yield from super().build([r for r in requests if not r.decisions])
+        for request in (r for r in requests if r.decisions):
+            yield Built(request.id, "failed", None, "the disk is full", 0.0, reason="disk-full")
+
+
+def test_trials_that_this_machine_is_to_blame_for_are_not_stored(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "open_builder", lambda *_, **__: FullDisk())
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
+    with pytest.raises(TrialError, match="the trials cannot go on: the disk is full"):
+        run(url, model, 60)
+    with open_database(url) as database:
+        assert {candidate for _, candidate in stored(database)} <= {ZERO_TRIAL}
 
 
 def test_a_candidate_with_other_numbers_never_wins(
