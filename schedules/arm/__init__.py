@@ -12,6 +12,7 @@ from lepton_tvm.schedules.cpu.matmul import Matmul
 from lepton_tvm.schedules.cpu.reduction import Reduction
 from lepton_tvm.schedules.cpu.rows import Rows
 from lepton_tvm.schedules.cpu.winograd import WinogradConv2d
+from lepton_tvm.schedules.upstream import WithUpstream
 
 __all__ = ["RULES"]
 
@@ -22,7 +23,8 @@ RULES: tuple[ScheduleRule, ...] = (
     DepthwiseConv2d("arm.depthwise_conv2d", dot_unit),
     Matmul("arm.matmul", dot_unit),
     BatchMatmul("arm.batch_matmul"),
-    Elementwise("arm.elementwise"),
-    Rows("arm.rows"),
-    Reduction("arm.reduction"),
+    WithUpstream("arm.elementwise", Elementwise("arm.elementwise"), samples=1),
+    WithUpstream("arm.rows", Rows("arm.rows")),
+    WithUpstream("arm.reduction", Reduction("arm.reduction")),
+    WithUpstream("arm.upstream"),
 )

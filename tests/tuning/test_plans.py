@@ -80,6 +80,16 @@ def test_samples_of_upstreams_rules_compute_the_same_and_depend_on_the_seed_alon
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
 
 
+def test_samples_of_upstreams_rules_can_be_built_for_arm(models: dict[str, Model]) -> None:
+    target = parse_target("arm:neon")
+    fused = fuse(models["float32"].module, target).module
+    functions = {kernel_hash(fused[name]): fused[name] for name, _ in kernel_calls(fused)}
+    plain = [h for h, func in functions.items() if anchor_notes(func) is None]
+    tuned = {h: {"upstream_sample": 1} for h in plain}
+    built = build(models["float32"].module, target, tuned=tuned.get)
+    assert sum(bool(k.decisions) for k in built.kernels) == len(plain) > 0
+
+
 def test_plans_that_are_no_candidates_fall_back_to_the_default(models: dict[str, Model]) -> None:
     model, target = models["float32"], parse_target("native")
     fused = fuse(model.module, target).module
