@@ -28,6 +28,12 @@ FailIfSlower = Annotated[
         help="End with 3 where a variant is not at least FACTOR times as fast as the baseline.",
     ),
 ]
+HistoryFlag = Annotated[
+    bool,
+    typer.Option(
+        "--history", help="Run nothing: show the newest stored comparison of each machine."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,14 +45,18 @@ def register(app: typer.Typer) -> None:
         data: Data = None,
         threads: Threads = 1,
         fail_if_slower: FailIfSlower = None,
+        history: HistoryFlag = False,
         tracker: Tracker = None,
         key: DeviceKey = None,
         db: Db = None,
         as_json: Json = False,
     ) -> Output:
         """Re-run stored variants against their float baseline: speed, accuracy, agreement, SQNR."""
-        from lepton_tvm.compare import compare as run
+        if history:
+            from lepton_tvm.compare import history as read
 
+            found = read(model, db=db)
+            return Output(found.to_json(), found)
         with progress("reading the database") as say:
             from lepton_tvm.compare import compare as run
 

@@ -33,7 +33,7 @@ def overview_table(data: dict[str, Any]) -> Any:
                     a["isa"],
                     str(a["size_bytes"]),
                     _text(a["macs"]),
-                    _text(a["latest_median_ms"], ".3f"),
+                    _latest(a["latest_ms"], data["machines"]),
                 )
         shown.append(table)
     tuning = [(m["name"], g) for m in data["models"] for g in m["tuning"]]
@@ -134,6 +134,13 @@ def _row(table: Any, *cells: str) -> None:
     from rich.text import Text
 
     table.add_row(*(Text("".join(c if c.isprintable() else "\ufffd" for c in t)) for t in cells))
+
+
+def _latest(by_machine: dict[str, float], names: dict[str, str]) -> str:
+    """The time on each machine; its name where there is more than one."""
+    if len(by_machine) < 2:
+        return "".join(_text(ms, ".3f") for ms in by_machine.values())
+    return ", ".join(f"{ms:.3f} {names.get(h, h)}" for h, ms in sorted(by_machine.items()))
 
 
 def _text(value: Any, form: str = "") -> str:

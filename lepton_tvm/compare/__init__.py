@@ -6,10 +6,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from lepton_tvm.compare.history import History, history
 from lepton_tvm.compare.result import Comparison, Variant
 from lepton_tvm.compare.run import compare
 
-__all__ = ["Comparison", "Variant", "compare"]
+__all__ = ["Comparison", "History", "Variant", "compare", "history"]
 
 
 class _CallableModule(ModuleType):

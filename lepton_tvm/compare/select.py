@@ -12,7 +12,7 @@ from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure.artifacts import ArtifactPlace, LocalArtifacts
 from lepton_tvm.model import Model
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "find_model", "select"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def select(
     default: the one compiled for last. Raises InputError that says what is there where nothing
     fits.
     """
-    record = _model(database, model)
+    record = find_model(database, model)
     skipped: list[str] = []
     check = (place or LocalArtifacts()).check
     runnable = [a for a in database.artifacts(model_id=record.id) if _runs(a, check, skipped)]
@@ -67,7 +67,8 @@ def select(
     return Selection(record, baselines[0], variants, tuple(skipped))
 
 
-def _model(database: Database, model: Model | str | None) -> ModelRecord:
+def find_model(database: Database, model: Model | str | None) -> ModelRecord:
+    """The one stored model that is meant. Raises InputError that says what is there."""
     found = _models(database, model)
     names = sorted({m.name for m in database.models()})
     have = f"stored are {', '.join(names)}" if names else "the database is empty: compile a model"

@@ -133,7 +133,7 @@ def _models(
             ArtifactRow.model_id == model.id
         )
         artifacts = [
-            {**row._mapping, "latest_median_ms": latest.get(row.sha256)}
+            {**row._mapping, **_newest(latest.get(row.sha256, {}))}
             for row in session.execute(own.order_by(ArtifactRow.created_at))
         ]
         columns = {c.key: getattr(model, c.key) for c in sa.inspect(ModelRow).columns}
@@ -150,10 +150,23 @@ def _keys(session: Session, model_id: str | None = None) -> Sequence[TuningKeyRo
     return session.scalars(wanted).all()
 
 
-def _latest_medians(session: Session) -> dict[str, float]:
-    wanted = sa.select(MeasurementRow.artifact_sha256, MeasurementRow.median_s)
-    rows = session.execute(wanted.order_by(MeasurementRow.created_at))
-    return {sha256: median * 1e3 for sha256, median in rows}
+def _latest_medians(session: Session) -> dict[str, dict[str, float]]:
+    """Artifact -> machine -> milliseconds, the machine that measured last at the end."""
+    wanted = sa.select(
+        MeasurementRow.artifact_sha256, MeasurementRow.hardware, MeasurementRow.median_s
+    )
+    latest: dict[str, dict[str, float]] = {}
+    for sha256, hardware, median in session.execute(wanted.order_by(MeasurementRow.created_at)):
+        known = latest.setdefault(sha256, {})
+        known.pop(hardware, None)
+        known[hardware] = median * 1e3
+    return latest
+
+
+def _newest(by_machine: dict[str, float]) -> dict[str, Any]:
+    """`latest_ms` by hardware fingerprint, and the one that was measured last of all."""
+    last = next(reversed(by_machine.values()), None)
+    return {"latest_median_ms": last, "latest_ms": by_machine}
 
 
 def _best(session: Session, key_id: str) -> dict[str, Any]:

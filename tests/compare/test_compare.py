@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 import lepton_tvm.compare
 from lepton_tvm.compare import Comparison, compare
-from lepton_tvm.db import Database, open_database
+from lepton_tvm.db import Database
 from lepton_tvm.errors import ArtifactError, DatabaseError, InputError, RequirementError
 from lepton_tvm.measure import Rounds
 from tests.artifact import toy
@@ -34,23 +33,6 @@ VARIANT_KEYS = {
     "agreement",
     "sqnr_db",
 }
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    with open_database(str(tmp_path / "lepton.db")) as database:
-        yield database
-
-
-@pytest.fixture
-def add(db: Database, tmp_path: Path) -> Any:
-    def add_variant(variant: str = "float32", scale: float = 1.0, **changes: Any) -> str:
-        precision = "int8" if "int8" in variant else "float32"
-        fields = {"precision": precision, "variant": variant, **changes}
-        toy.write(tmp_path / "v.so", toy.dense(scale), **fields)
-        return db.add_artifact(tmp_path / "v.so").sha256
-
-    return add_variant
 
 
 def test_float_and_variants_with_data(db: Database, add: Any) -> None:
