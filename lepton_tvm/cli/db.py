@@ -44,6 +44,16 @@ Hardware = Annotated[
         show_default=False,
     ),
 ]
+Other = Annotated[str, typer.Argument(metavar="URL", help="A database URL or a SQLite file.")]
+WithArtifacts = Annotated[
+    bool, typer.Option("--artifacts", help="Also take the files of artifacts: they are code.")
+]
+OlderSchedules = Annotated[
+    bool,
+    typer.Option(
+        "--older-schedules", help="Also delete trials of schedules that this version lacks."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")]
 
 
@@ -147,17 +157,61 @@ def import_file(
     return Output({"file": str(file), **report}, _moved("read from", file, report))
 
 
-@command(app, "gc")
-def collect(dry_run: DryRun = False, db: Db = None, as_json: Json = False) -> Output:
-    """Delete artifact files that no record names; list recorded ones that are damaged."""
-    from lepton_tvm.db.transfer import gc
+@command(app, "merge")
+def merge_other(
+    other: Other, artifacts: WithArtifacts = False, db: Db = None, as_json: Json = False
+) -> Output:
+    """Add the records of another database, which may be a stranger's; nothing here changes."""
+    from lepton_tvm.db import open_database
+    from lepton_tvm.db.merge import merge
 
+    with open_database(db) as database:
+        report = merge(database, other, artifacts=artifacts).to_json()
+    lines = [
+        f"{report['rows']} records and {report['artifacts']} artifact files added, "
+        f"{report['known']} were here already"
+    ]
+    lines += [f"conflict: {text}" for text in report["conflicts"]]
+    lines += [f"left out: {text}" for text in report["skipped"]]
+    return Output({"other": _shown(other), **report}, "\n".join(lines))
+
+
+@command(app, "gc")
+def collect(
+    dry_run: DryRun = False,
+    older_schedules: OlderSchedules = False,
+    db: Db = None,
+    as_json: Json = False,
+) -> Output:
+    """Delete artifact files that no record names, and dead claims; list damaged artifacts."""
+    from lepton_tvm.db.gc import gc
+
+    schedules = _schedules_in_use() if older_schedules else None
     with _existing(db) as database:
-        report = gc(database, dry_run=dry_run).to_json()
+        report = gc(database, dry_run=dry_run, schedules=schedules).to_json()
     verb = "would be deleted" if dry_run else "deleted"
     lines = [f"{len(report['removed'])} files {verb}, {report['freed_bytes']} bytes"]
+    if older_schedules or report["claims"]:
+        lines.append(
+            f"{report['claims']} claims, {report['trials']} trials and {report['kernels']} "
+            f"kernels {verb}"
+        )
     lines += [f"damaged: {text}" for text in report["damaged"]]
     return Output({"dry_run": dry_run, **report}, "\n".join(lines))
+
+
+def _schedules_in_use() -> set[str]:
+    from lepton_tvm.targets import FAMILIES
+    from lepton_tvm.tuning.keys import schedule_version
+    from lepton_tvm.tuning.metaschedule import SCHEDULES
+
+    return {SCHEDULES, *(schedule_version(name) for name in FAMILIES)}
+
+
+def _shown(url: str) -> str:
+    from lepton_tvm.db.engine import parse_url
+
+    return str(parse_url(url))
 
 
 def _existing(db: str | None) -> Any:

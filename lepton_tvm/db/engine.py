@@ -21,13 +21,14 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from lepton_tvm.db.reasons import postgres_reason, sqlite_reason
-from lepton_tvm.errors import DatabaseError
+from lepton_tvm.errors import DatabaseError, LeptonError
 
 __all__ = ["DEFAULT_URL", "Place", "make_engine", "parse_url", "translated", "writer_of"]
 
 DEFAULT_URL = "sqlite:///lepton.db"
 BUSY_SECONDS = 30.0
 _WRITE_LOCK = int.from_bytes(b"lepton", "big")
+_MAX_VALUE = 256 << 20
 _HEADER = b"SQLite format 3\x00"
 
 
@@ -109,6 +110,14 @@ def translated(place: Place) -> Iterator[None]:
         raise DatabaseError(f"database {place}: {_reason(e.orig or e, place)}") from e
     except (SQLAlchemyError, sqlite3.Error) as e:
         raise DatabaseError(f"database {place}: {_reason(e, place)}") from e
+    except LeptonError:
+        raise
+    except (ValueError, TypeError, RecursionError) as e:
+        # a column holds what it cannot: JSON or compressed text that is none, another type
+        raise DatabaseError(
+            f"database {place} holds a record that cannot be read: {str(e)[:200]}; "
+            "restore it from a copy or an export"
+        ) from e
 
 
 def _reason(error: BaseException, place: Place) -> str:
@@ -222,6 +231,11 @@ def _sqlite_engine(place: Place, file: Path, busy_seconds: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
+        # a stranger's file: its schema may call nothing, its values and pages are bounded
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        if hasattr(connection, "setlimit"):  # Python 3.11
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
         connection.execute("PRAGMA foreign_keys=ON")
         if not place.readonly:
             connection.execute("PRAGMA journal_mode=WAL")

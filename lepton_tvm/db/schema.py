@@ -25,6 +25,7 @@ def prepare(engine: Engine, place: Place) -> None:
     """
     with translated(place):
         with engine.connect() as connection:
+            _refuse_code(connection, place)
             revision = _revision(connection)
         _check(revision, engine, place)
         if revision == HEAD:
@@ -59,6 +60,22 @@ def upgrade(connection: Connection, revision: str = HEAD) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
+
+
+def _refuse_code(connection: Connection, place: Place) -> None:
+    """Raise DatabaseError for a file whose schema does more than hold tables."""
+    if connection.dialect.name != "sqlite":
+        return
+    found = connection.exec_driver_sql(
+        "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') "
+        "OR (type = 'table' AND sql LIKE 'CREATE VIRTUAL%') LIMIT 1"
+    ).first()
+    if found is not None:
+        kind = "virtual table" if found[0] == "table" else found[0]
+        raise DatabaseError(
+            f"database {place} holds the {kind} {str(found[1])[:40]!r}, which lepton_tvm never "
+            "makes: it may run what a stranger wrote and was not read; ask for an export instead"
+        )
 
 
 def _revision(connection: Connection) -> str | None:

@@ -15,8 +15,9 @@ from alembic.runtime.migration import MigrationContext
 
 from lepton_tvm.db import Database, open_database, schema
 from lepton_tvm.db.engine import parse_url
+from lepton_tvm.db.merge import merge
 from lepton_tvm.db.tables import Base
-from lepton_tvm.errors import ArtifactError, DatabaseError
+from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
 from tests.db.contract import DatabaseContract, trial
 from tests.db.postgres import PASSWORD, Server
 from tests.db.process_contract import ProcessContract
@@ -214,3 +215,18 @@ def test_urls_that_cannot_be(url: str, message: str) -> None:
 def test_a_password_in_the_query_is_not_shown() -> None:
     place = parse_url("postgresql://host/name?user=me&password=hidden&sslpassword=hidden")
     assert "hidden" not in str(place)
+
+
+def test_merging_from_and_into_a_server(db: Database, url: str, tmp_path: Path) -> None:
+    db.tuning.add_workload(KEY.workload_hash, "conv", "IR")
+    known = trial()
+    db.tuning.finish(known)
+    with open_database(str(tmp_path / "file.db")) as file:
+        assert merge(file, url).rows == 3
+        assert file.tuning.trials(KEY) == [known]
+        file.tuning.finish(trial())
+    report = merge(db, str(tmp_path / "file.db"))
+    assert (report.rows, report.known) == (1, 3)
+    assert len(db.tuning.trials(KEY)) == 2
+    with pytest.raises(InputError, match="is the database itself"):
+        merge(db, url)

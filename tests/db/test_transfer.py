@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lepton_tvm.db import Database, Winner, open_database, transfer
+from lepton_tvm.db.gc import gc
 from lepton_tvm.errors import DatabaseError, InputError
 from tests.db.contract import measurement, trial
 from tests.db.workers import KEY
@@ -142,14 +143,14 @@ def test_gc_removes_only_what_nothing_names(filled: Database) -> None:
     orphan, leftover = folder / f"{'e' * 64}.so", folder / ".x.so.1.tmp"
     for path in (orphan, leftover):
         path.write_bytes(b"12345")
-    assert transfer.gc(filled).removed == ()
+    assert gc(filled).removed == ()
     for path in (orphan, leftover):
         os.utime(path, (0, 0))
-    assert transfer.gc(filled, dry_run=True).freed_bytes == 10
+    assert gc(filled, dry_run=True).freed_bytes == 10
     assert orphan.exists()
-    report = transfer.gc(filled)
+    report = gc(filled)
     assert report.removed == (orphan.name, leftover.name)
     assert not orphan.exists()
     assert report.damaged == ()
     filled.artifact_path(filled.artifacts()[0]).write_bytes(b"x")
-    assert "is damaged" in transfer.gc(filled).damaged[0]
+    assert "is damaged" in gc(filled).damaged[0]
