@@ -18,11 +18,13 @@ from tvm.s_tir import Schedule
 from lepton_tvm.errors import LeptonError
 from lepton_tvm.targets import parse_target
 from lepton_tvm.trials.kernel_build import build_kernel, try_build
-from lepton_tvm.trials.limits import limit_cpu_time
+from lepton_tvm.trials.limits import limit_cpu_time, limit_memory
 from lepton_tvm.trials.requests import BuildRequest
 from lepton_tvm.trials.wire import build_request, receive, send, to_json
 
 __all__ = ["serve", "warm_up"]
+
+_MEMORY = 4 << 30  # far more than any kernel of ours takes to compile
 
 
 def warm_up() -> None:
@@ -54,6 +56,7 @@ def _trust_templates() -> None:
 
 def serve(channel: socket.socket) -> None:
     """Build what is asked for; the socket's end is the end of the work."""
+    limit_memory(_MEMORY)
     while (message := receive(channel)) is not None:
         limit_cpu_time(message["timeout_s"])
         send(channel, to_json(try_build(build_request(message["request"]), message["path"])))

@@ -214,9 +214,10 @@ def _signal_name(number: int) -> str:
 def _environment() -> dict[str, str]:
     """The parent's, with its import path: a checkout need not be installed.
 
+    Python before 3.11 adds the working folder in front, whatever lies there.
     Libraries that would start threads when imported are told not to: a process with threads cannot
     be forked safely.
     """
     single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    path = os.pathsep.join(p for p in sys.path if p)
-    return {**os.environ, **single, "PYTHONPATH": path}
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    return {**os.environ, **single, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

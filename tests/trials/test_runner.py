@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,35 @@ def test_odd_shapes_agree_and_are_timed(
         assert result.state == "ok", result.error
         assert len(result.samples_s) == len(result.reference_s) > 0
         assert min(result.samples_s + result.reference_s) > 0
+
+
+def test_kernels_run_on_the_threads_that_are_asked_for(
+    builder: ParallelBuilder, runner: LocalRunner, tmp_path: Path
+) -> None:
+    shape = (64, 1 << 10)
+    big = dataclasses.replace(request("big", line(shape, "float32")), cores=2)
+    (built,) = builder.build([big])
+    assert built.path is not None, built.error
+    arguments = (argument(tmp_path, "x", numbers(shape, "float32")), output(shape, "float32"))
+    asked = RunRequest("r", built.path, arguments, built.path, arguments)
+    for threads in (1, 2):
+        (result,) = runner.run([dataclasses.replace(asked, threads=threads)])
+        assert result.state == "ok", result.error
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 imports from the working folder"
+)
+def test_files_in_the_working_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    kernel = library(tmp_path, "kernel", "")
+    with LocalRunner() as runner:
+        (result,) = runner.run([RunRequest("r", kernel, (output((1,), "int8"),))])
+    assert result.state == "ok", result.error
 
 
 def test_bfloat16_arguments_are_carried_bit_for_bit(runner: LocalRunner, tmp_path: Path) -> None:
