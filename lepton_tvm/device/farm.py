@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -43,8 +43,6 @@ class DevicePool:
         self._threads = threads
         self._told: set[str] = set()
         chosen = self._choose(fingerprint)
-        self.machine: dict[str, Any] = dict(chosen.facts["machine"])
-        self.fingerprint = str(chosen.fingerprint)
         self.facts = dict(chosen.facts)
         most = int(chosen.facts.get("threads", 1))
         if threads > most:
@@ -107,9 +105,10 @@ class DevicePool:
         problem = _problem(device)
         if problem is not None:
             return problem
-        if device.fingerprint != self.fingerprint:
+        theirs, ours = _hardware(device.facts["machine"]), _hardware(self.machine)
+        if theirs != ours:
             return (
-                f"its hardware is {device.fingerprint}, that of this run is {self.fingerprint}: "
+                f"its hardware is {theirs}, that of this run is {ours}: "
                 "their times must not be mixed; give it a key of its own"
             )
         return None
@@ -127,9 +126,10 @@ class DevicePool:
             if time.monotonic() > end:
                 raise DeviceError(self._nobody(found, fingerprint))
             time.sleep(_LOOK_S)
-        counts = Counter(d.fingerprint for d in fitting)
+        counts = Counter(_hardware(d.facts["machine"]) for d in fitting)
         most = max(counts.values())
-        chosen = next(d for d in fitting if counts[d.fingerprint] == most)
+        chosen = next(d for d in fitting if counts[_hardware(d.facts["machine"])] == most)
+        self.machine: dict[str, Any] = dict(chosen.facts["machine"])
         self.fingerprint = str(chosen.fingerprint)
         for device in found:
             refusal = self._refusal(device)
@@ -191,6 +191,12 @@ def farm_target(
             f"needs; leave the target out to take their best ({native})"
         )
     return replace(target, cores=int(pool.machine["cores"]))
+
+
+def _hardware(machine: Mapping[str, Any]) -> str:
+    """What must be the same for times to be comparable: the fingerprint, and the GPU if any."""
+    gpu = machine.get("gpu")
+    return f"{machine['fingerprint']} with {gpu}" if gpu else str(machine["fingerprint"])
 
 
 def _problem(device: DeviceInfo) -> str | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from lepton_tvm.device.server import Server, is_loopback
 from lepton_tvm.device.tracker import parse_address
 from lepton_tvm.device.wire import own_version
-from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.measure.machine import this_machine
 from lepton_tvm.runtime.library import ffi, remote_calls, tvm_version
 from lepton_tvm.targets import cpu_flags, parse_target
@@ -24,7 +26,33 @@ TRUST = (
 
 
 def device_facts(threads: int) -> dict[str, Any]:
-    """What a device tells its tracker and its clients; JSON values."""
+    """What a device tells its tracker and its clients; JSON values.
+
+    Found out by a process of its own: a GPU's driver that has been asked once serves no process
+    that is forked afterwards, which all sessions are.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                json.dump(_facts(threads), pipe)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    os.waitpid(pid, 0)
+    if not text:
+        raise DeviceError("this machine cannot be described; see the lines above")
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def _facts(threads: int) -> dict[str, Any]:
     return {
         "machine": this_machine().to_json(),
         "flags": sorted(cpu_flags()),
@@ -56,9 +84,8 @@ def serve_device(
     ffi()
     remote_calls("rpc.ServerLoop")
     address = None if tracker is None else parse_address(tracker)
-    server = Server(
-        host=host, port=port, tracker=address, key=key, facts=device_facts(most), say=say
-    )
+    facts = device_facts(most)
+    server = Server(host=host, port=port, tracker=address, key=key, facts=facts, say=say)
     if not is_loopback(host):
         say(f"warning: listening on {host}: {TRUST}")
     elif address is not None and not is_loopback(address[0]):
@@ -66,7 +93,7 @@ def serve_device(
             f"warning: listening on {host} only: clients on other machines that tracker {tracker} "
             "sends here cannot reach it; --host names the address to listen on"
         )
-    say(f"serving on {host}:{server.port}, {this_machine().cpu}, up to {most} thread(s)")
+    say(f"serving on {host}:{server.port}, {facts['machine']['cpu']}, up to {most} thread(s)")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         server.serve()

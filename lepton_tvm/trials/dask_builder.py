@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,10 @@ from lepton_tvm.trials.wire import built, to_json
 __all__ = ["DaskBuilder"]
 
 _LOOK_S = 1.0
+_LATE = (
+    TimeoutError,
+    asyncio.TimeoutError,
+)  # two classes before Python 3.11; Dask raises asyncio's
 
 
 class DaskBuilder:
@@ -117,7 +122,7 @@ class DaskBuilder:
             with self._client.as_current():
                 ended = wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED")
             return list(ended.done)
-        except TimeoutError:
+        except _LATE:
             return []
 
     def _answer(self, future: Any, name: str) -> Built:
@@ -138,7 +143,7 @@ class DaskBuilder:
         """Raises TrialError for a worker whose versions are not ours."""
         try:
             self._client.wait_for_workers(1, timeout=self._wait_s)
-        except TimeoutError as e:
+        except _LATE as e:
             raise TrialError(
                 f"the Dask cluster {self._address()} has no worker after {self._wait_s:.0f} s; "
                 f"start one: dask worker {self._address()} --nthreads 1"
@@ -159,7 +164,7 @@ class DaskBuilder:
     def _threads(self) -> dict[str, int]:
         try:
             return dict(self._client.nthreads())
-        except (OSError, TimeoutError) as e:
+        except (OSError, *_LATE) as e:
             raise TrialError(f"the Dask scheduler {self._address()} is gone ({e})") from e
 
     def _address(self) -> str:
@@ -186,7 +191,7 @@ def _connected(address: str, wait_s: float) -> Any:
         )
     try:
         return Client(address, timeout=wait_s, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as e:
+    except (OSError, ValueError, *_LATE) as e:
         raise TrialError(
             f"the Dask scheduler {address} cannot be reached ({e}); start one: dask scheduler"
         ) from e

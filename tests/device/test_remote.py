@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -167,10 +168,17 @@ def test_other_hardware_and_other_versions_are_left_out(
 ) -> None:
     """A second and a third device are only told to the tracker; connecting to them would fail."""
     told: list[str] = []
-    with servers.devices(work, tracker, "mixed", 1), Tracker(where(tracker)) as other:
+    with (
+        ExitStack() as stack,
+        servers.devices(work, tracker, "mixed", 1),
+        Tracker(where(tracker)) as other,
+    ):
         (real,) = (d for d in other.devices("mixed") if d.is_ours)
         machine = {**real.facts["machine"], "cpu": "zz", "fingerprint": "f" * 16}
         other.enlist("mixed", "127.0.0.1", 1, {**real.facts, "machine": machine})
+        with_gpu = {**real.facts["machine"], "gpu": "a GPU"}
+        fourth = stack.enter_context(Tracker(where(tracker)))
+        fourth.enlist("mixed", "127.0.0.1", 65535, {**real.facts, "machine": with_gpu})
         with Tracker(where(tracker)) as third:
             third.enlist("mixed", "127.0.0.1", 2, {**real.facts, "versions": {"tvm": "0.1"}})
             pool = DevicePool(
@@ -184,7 +192,8 @@ def test_other_hardware_and_other_versions_are_left_out(
             with pytest.raises(DeviceError, match="can be used"):
                 DevicePool(where(tracker), "mixed", wait_s=0.1, fingerprint="0" * 16)
     assert pool.fingerprint == this_machine().fingerprint
-    assert len(told) == 2
+    assert len(told) == 3
+    assert any("127.0.0.1:65535" in t and "with a GPU, that of this run is" in t for t in told)
     assert any("127.0.0.1:1 (zz)" in t and "must not be mixed" in t for t in told)
     assert any("it has tvm 0.1" in t for t in told)
 
@@ -195,11 +204,12 @@ def test_a_device_with_other_hardware_that_comes_later_is_not_used(
     told: list[str] = []
     with servers.devices(work, tracker, "later", 1):
         pool = DevicePool(where(tracker), "later", wait_s=1.0, say=told.append)
+        real, pool.machine = pool.machine, {**pool.machine, "fingerprint": "0" * 16}
         pool.fingerprint = "0" * 16
         with pytest.raises(DeviceError, match=r"with hardware 0+ could be had .* within 1 s"):
             pool.take()
         assert "times must not be mixed" in told[-1]
-        pool.fingerprint = this_machine().fingerprint
+        pool.machine = real
         session = pool.take()
         assert session is not None
         session.close()
