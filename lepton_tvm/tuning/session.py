@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from lepton_tvm.measure.artifacts import ArtifactPlace
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.trials import Builder, Runner, artifacts_of, open_builder, open_runner
+from lepton_tvm.trials.scratch import Scratch
 from lepton_tvm.tuning.confirm import confirm, zero_trial_winner
 from lepton_tvm.tuning.cost_model import KIND, CostModel
 from lepton_tvm.tuning.keys import trial_key
@@ -407,11 +406,11 @@ def _opened(db: str | Database | None) -> Iterator[Database]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="lepton-tune-"))
+    scratch = Scratch()  # the next one removes what a killed process leaves
     try:
-        yield folder
+        yield scratch.path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.close()
 
 
 @contextmanager
