@@ -18,6 +18,7 @@ from lepton_tvm.ir.cost import macs
 from lepton_tvm.model import Model
 from lepton_tvm.pipeline import Build, Tuned, build
 from lepton_tvm.targets import Target, parse_target
+from lepton_tvm.targets.cuda import gpu_of
 from lepton_tvm.tuning.keys import tuned_by
 
 __all__ = ["CompiledArtifact", "compile", "variant_name"]
@@ -135,7 +136,13 @@ def _compile(
     built = build(model.module, target, progress, winograd=winograd, tuned=tuned)
     manifest = _manifest(model, built, variant)
     with _place(output) as path:
-        sha256 = save(built.executable, path, manifest, cross=target.cross_compiler)
+        sha256 = save(
+            built.executable,
+            path,
+            manifest,
+            cross=target.cross_compiler,
+            device_code=built.device_code,
+        )
         size = path.stat().st_size
         stored = path
         if database is not None:
@@ -169,7 +176,15 @@ def _manifest(model: Model, built: Build, variant: str) -> dict[str, Any]:
         kernels=[k.to_json() for k in built.kernels],
         macs=macs(model.module),
         seeds=_seeds(model),
+        gpu=_gpu(built.target),
     )
+
+
+def _gpu(target: Target) -> dict[str, Any] | None:
+    if target.family != "cuda":
+        return None
+    gpu = gpu_of(target)
+    return {"archs": list(gpu.archs), "capability": gpu.capability}
 
 
 def _seeds(model: Model) -> dict[str, int]:

@@ -40,10 +40,11 @@ class KernelInfo:
     to or from floats without a reduction (the edges of a quantized region). `schedule` is the rule
     that made it, `default` where none fitted. `isa` is the target's; for x86:amx, `amx` stands only
     at kernels that use the tiles. `calls` counts how often it runs per inference.
-    `instruction` is what multiplies and adds (None where nothing does), `bytes` the size of all
-    tensors of a call, `weight_bytes` that of the constants among them. `macs` are the multiply-adds
-    of the op, `multiplied` those that are carried out: fewer with Winograd's method. `decisions`
-    are the choices of a search that differ from the analytical ones; empty where nothing was tuned.
+    `instruction` is what multiplies and adds (None where nothing does, or integers one by one),
+    `bytes` the size of all tensors of a call, `weight_bytes` that of the constants among them.
+    `macs` are the multiply-adds of the op, `multiplied` those that are carried out: fewer with
+    Winograd's method. `decisions` are the choices of a search that differ from the analytical ones;
+    empty where nothing was tuned.
     """
 
     name: str
@@ -130,6 +131,8 @@ def _instruction(info: KernelInfo, func: tirx.PrimFunc, target: Target) -> str |
         return None
     fused = {"fma": "fma", "asimd": "fmla"}
     plain = next((name for flag, name in fused.items() if flag in target.features), "mul+add")
+    if target.family == "cuda":
+        plain = "fma"
     return dot_instruction(func) or (None if info.precision == "int8" else plain)
 
 

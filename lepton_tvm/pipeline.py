@@ -21,7 +21,7 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, tirx
 
-from lepton_tvm.errors import CompileError
+from lepton_tvm.device_build import build_device, build_failure
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, PlansByOp
 from lepton_tvm.kernels import (
@@ -34,6 +34,7 @@ from lepton_tvm.kernels import (
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.expand_math import expand_math
 from lepton_tvm.passes.legalize import LEGALIZATIONS
+from lepton_tvm.passes.legalize_gpu import GPU_LEGALIZATIONS
 from lepton_tvm.passes.lower_kernels import LowerKernels
 from lepton_tvm.passes.masked_vectors import masked_vectors
 from lepton_tvm.passes.name_kernels import NameKernels
@@ -69,12 +70,16 @@ Tuned = Callable[[str], "Mapping[str, int] | None"]
 
 @dataclass(frozen=True)
 class Build:
-    """A built module: TVM's executable, one entry per kernel in call order, and pass reports."""
+    """A built module: TVM's executable, one entry per kernel in call order, and pass reports.
+
+    `device_code` is the fat binary of the kernels where the target is a GPU.
+    """
 
     executable: Any
     kernels: tuple[KernelInfo, ...]
     reports: tuple[PassReport, ...]
     target: Target
+    device_code: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,8 @@ def fuse(
     mod, stored = return_stored(mod)
     with target.tvm:
         tell("legalize")
-        mod = relax.transform.LegalizeOps(dict(LEGALIZATIONS))(mod)
+        ways = GPU_LEGALIZATIONS if target.family == "cuda" else LEGALIZATIONS
+        mod = relax.transform.LegalizeOps(dict(ways))(mod)
         tell("fuse")
         for step in (
             relax.transform.AnnotateTIROpPattern(),
@@ -217,16 +223,16 @@ def build(
     lowered = lower(module, goal, progress, winograd=winograd, tuned=tuned)
     if progress is not None:
         progress("build")
+    if goal.family == "cuda":
+        executable, device_code = build_device(lowered.module, goal, _finish_relax())
+        return Build(executable, lowered.kernels, lowered.reports, goal, device_code)
     with build_context(goal):
         try:
             executable = tvm.compile(
                 lowered.module, goal.tvm, relax_pipeline=_finish_relax(), tir_pipeline=TIR_PIPELINE
             )
         except (RuntimeError, ValueError) as error:
-            raise CompileError(
-                f"the compiler could not build this model for {goal}: "
-                f"{str(error).strip().splitlines()[-1]}; please report it with the model"
-            ) from error
+            raise build_failure(error, goal) from error
     return Build(executable, lowered.kernels, lowered.reports, goal)
 
 

@@ -17,7 +17,9 @@ __all__ = ["average_pool", "cast", "has_unit", "max_pool", "mean"]
 def has_unit() -> bool:
     """Whether the target that is being compiled for has bfloat16 instructions."""
     target = tvm.target.Target.current(allow_none=True)
-    return target is not None and "+avx512bf16" in [str(a) for a in target.attrs["mattr"]]
+    if target is None or "mattr" not in target.attrs:
+        return False
+    return "+avx512bf16" in [str(a) for a in target.attrs["mattr"]]
 
 
 def cast(bb: relax.BlockBuilder, call: Expr, to_bfloat16: bool) -> Expr:

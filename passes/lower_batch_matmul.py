@@ -9,8 +9,10 @@ from tvm import relax, te
 from lepton_tvm.ir.graph import Expr, dtype_of, op_name, shape_of
 from lepton_tvm.ir.kernels.batch_matmul import BatchMatmulShape, Indices, batch_matmul
 from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.passes.lower_gpu import gpu_batch_matmul
 from lepton_tvm.passes.views import View, view_of
 from lepton_tvm.targets import Level
+from lepton_tvm.targets.cuda import Gpu
 
 __all__ = ["keeps_columns", "lower_batch_matmul", "why_no_batch_matmul"]
 
@@ -53,6 +55,8 @@ def lower_batch_matmul(
 
     `lookup` gives the value bound to a variable: operands are read through views of other tensors.
     """
+    if isinstance(isa, Gpu):
+        return gpu_batch_matmul(builder, call, lookup, permutation, _reader)
     left, right = (shape_of(arg) for arg in call.args)
     (rows, depth), columns = left[-2:], right[-1]
     plain = shape_of(call)

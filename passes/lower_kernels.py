@@ -27,6 +27,7 @@ from lepton_tvm.ir.graph import (
 from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
+from lepton_tvm.ir.kernels.gemm import Window
 from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, conv_plans
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
@@ -37,6 +38,7 @@ from lepton_tvm.passes.lower_batch_matmul import (
     lower_batch_matmul,
     why_no_batch_matmul,
 )
+from lepton_tvm.passes.lower_gpu import gpu_conv2d, gpu_matmul
 from lepton_tvm.passes.lower_tiles import tiled_conv2d, tiled_matmul
 from lepton_tvm.passes.packed_kernel import (
     PackedKernel,
@@ -46,6 +48,7 @@ from lepton_tvm.passes.packed_kernel import (
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.passes.signed_sums import correction, join_additions
 from lepton_tvm.targets import FAMILIES, Level, Target
+from lepton_tvm.targets.cuda import Gpu
 
 __all__ = ["LowerKernels"]
 
@@ -79,6 +82,7 @@ class LowerKernels:
     the way a transposition after it asks.
     `plans` decides where several lowerings are possible. `tagged` adds the number of the op, as
     `plans` counts it, to the annotations of its reduction (`lepton.op`): equal kernels then differ.
+    For GPUs the nests are those of `lower_gpu`: operands read in place, weights by column.
     Does not handle: convolutions whose weights are not constant, layouts other than NHWC/HWIO,
     other element types; those are left to the generic lowering and reported.
 
@@ -200,6 +204,8 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         )
 
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
+        if isinstance(self._isa, Gpu):
+            return gpu_matmul(self.builder_, x, weight, leading)
         tiled = tiled_matmul(self.builder_, x, weight, leading, self._isa)
         if tiled is not None:
             return tiled
@@ -228,6 +234,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         kh, kw, _, k = (int(d) for d in weight.shape)
         if (kh, kw, groups) == (1, 1, 1) and strides == (1, 1) and not any(padding):
             return self._matmul(x, weight.reshape(c, k), (n, h, w))
+        if isinstance(self._isa, Gpu):
+            window = Window((n, h, w, c), (kh, kw), strides, padding, dilation, pad_value)
+            return gpu_conv2d(self.builder_, x, weight, window, groups)
         out_width = shape_of(call)[2]
         depthwise = is_depthwise(call)
         if depthwise and weight.dtype == "bfloat16":

@@ -12,6 +12,7 @@ from tvm import tirx
 from lepton_tvm.errors import CompileError
 from lepton_tvm.schedules.arm import RULES as ARM_RULES
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
+from lepton_tvm.schedules.cuda import RULES as CUDA_RULES
 from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.schedules.x86 import RULES as X86_RULES
 from lepton_tvm.targets import Target
@@ -19,7 +20,11 @@ from lepton_tvm.targets import Target
 __all__ = ["RULES", "Applied", "apply_schedules"]
 
 #: Target family -> its rules in order.
-RULES: Mapping[str, Sequence[ScheduleRule]] = {"x86": X86_RULES, "arm": ARM_RULES}
+RULES: Mapping[str, Sequence[ScheduleRule]] = {
+    "x86": X86_RULES,
+    "arm": ARM_RULES,
+    "cuda": CUDA_RULES,
+}
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,16 @@ def make_manifest(
     memory: Mapping[str, int] | None = None,
     arch: str | None = None,
     seeds: Mapping[str, int] | None = None,
+    gpu: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of an artifact, complete and JSON-ready.
 
     `name` is the model's, `variant` what was made of it (`float32`, `int8`, `pruned + int8`).
     `inputs` and `outputs` are dicts with `name`, `shape`, `dtype` and, where the tensor holds
     quantized numbers, `quantization`. `cpu_features` are names as /proc/cpuinfo writes them.
-    `macs` counts multiply-adds of one run; `memory` is in bytes. The order of inputs is the order
+    `macs` counts multiply-adds of one run; `memory` is in bytes. `gpu` (None for CPUs)
+    holds `archs`, what machine code is there for, and `capability`, the oldest that can run it (80
+    for 8.0). The order of inputs is the order
     in which the compiled `main` takes them.
     """
     manifest: dict[str, Any] = {
@@ -77,6 +80,7 @@ def make_manifest(
         "macs": macs,
         "memory": dict(memory) if memory is not None else None,
         "seeds": dict(seeds or {}),
+        "gpu": dict(gpu) if gpu is not None else None,
     }
     check_manifest(manifest, "(new)")
     return manifest
@@ -105,6 +109,9 @@ def check_manifest(manifest: Mapping[str, Any], path: str) -> None:
     for tensor in (*manifest["inputs"], *manifest["outputs"]):
         if not isinstance(tensor, dict) or not {"name", "shape", "dtype"} <= set(tensor):
             raise ArtifactError(f"the manifest of {path} describes a tensor badly: {tensor!r}")
+    gpu = manifest.get("gpu")
+    if gpu is not None and not (isinstance(gpu, dict) and {"archs", "capability"} <= set(gpu)):
+        raise ArtifactError(f"the manifest of {path} describes its GPU badly: {gpu!r}")
     if not manifest["outputs"]:
         raise ArtifactError(f"the manifest of {path} names no outputs")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tvm.artifact.container import pack
+from lepton_tvm.artifact.device_code import device_source, packer
 from lepton_tvm.artifact.manifest import check_manifest
 from lepton_tvm.errors import ArtifactError
 
@@ -40,14 +41,16 @@ def save(
     *,
     cc: str | None = None,
     cross: str | None = None,
+    device_code: bytes | None = None,
 ) -> str:
     """Write a compiled module and its manifest as one file; the sha256 of that file.
 
     `executable` is what `tvm.compile` returns (anything with `export_library`), `cc` the C compiler
     that links (default: LEPTON_TVM_CC, CC, then cc, gcc, clang), `cross` the name of the one for
-    the code's architecture where that is not this machine's. The file appears whole or not at all;
-    the same input gives the same bytes. Raises ArtifactError when there is no C compiler, linking
-    fails, or the file cannot be written.
+    the code's architecture where that is not this machine's. `device_code` is the fat binary of the
+    kernels where the executable is for a GPU (`nvrtc.compile_binary`). The file appears whole or
+    not at all; the same input gives the same bytes. Raises ArtifactError when there is no C
+    compiler, linking fails, or the file cannot be written.
     """
     check_manifest(manifest, str(path))
     target = Path(path)
@@ -55,7 +58,7 @@ def save(
     compiler = find_compiler(cc, cross=cross)
     with _scratch() as folder:
         library = Path(folder) / "model.so"
-        export_library(executable, library, compiler)
+        export_library(executable, library, compiler, device_code)
         code = library.read_bytes()
     data = code + pack(code, manifest)
     write_atomic(target, data, mode=0o755)
@@ -148,8 +151,18 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def export_library(executable: Any, library: Path, compiler: str) -> None:
-    """Link what `tvm.compile` returned to the file `library`. Raises ArtifactError."""
+def export_library(
+    executable: Any, library: Path, compiler: str, device_code: bytes | None = None
+) -> None:
+    """Link a compiled module into `library`, without a manifest; raises ArtifactError."""
+    source = device_source(executable)
+    if (source is None) != (device_code is None):
+        raise ArtifactError(
+            "a module for a GPU is exported with the machine code of its kernels, others without"
+        )
+    options = {}
+    if source is not None and device_code is not None:
+        options["fpack_imports"] = packer(source, device_code)
     failures: list[ArtifactError] = []
 
     def fcompile(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
@@ -162,7 +175,7 @@ def export_library(executable: Any, library: Path, compiler: str) -> None:
 
     fcompile.object_format = "o"  # type: ignore[attr-defined]
     try:
-        executable.export_library(str(library), fcompile=fcompile)
+        executable.export_library(str(library), fcompile=fcompile, **options)
     except Exception as e:
         if failures:
             raise failures[0] from e

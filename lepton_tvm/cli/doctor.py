@@ -7,17 +7,18 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from lepton_tvm.artifact.nvrtc import compiler_version
 from lepton_tvm.cli.options import Json
 from lepton_tvm.cli.session import Output, command
 from lepton_tvm.errors import TargetError
 from lepton_tvm.targets import FAMILIES, cpu_flags, host_arch, native_family
+from lepton_tvm.targets.driver import gpus
 
 __all__ = ["register"]
 
@@ -64,6 +65,7 @@ def examine() -> dict[str, Any]:
         problems.append(
             "no C compiler: linking a model needs gcc; install it (Debian: apt-get install gcc)"
         )
+    devices = gpus().devices
     problems += pair_problems(packages["apache-tvm"], packages["apache-tvm-ffi"])
     return {
         "machine": {
@@ -82,9 +84,18 @@ def examine() -> dict[str, Any]:
             "c_compiler": compiler,
             "cross_compilers": cross_compilers(),
             "nvcc": shutil.which("nvcc"),
+            "nvrtc": compiler_version(),
         },
         "targets": {f.name: [*f.levels, *f.processors] for f in FAMILIES.values()},
-        "gpu": _gpu(),
+        "gpu": devices[0].name if devices else None,
+        "gpus": [
+            {
+                "name": device.name,
+                "compute_capability": f"{device.capability // 10}.{device.capability % 10}",
+                "driver_cuda": device.driver_cuda,
+            }
+            for device in devices
+        ],
         "expected_ceiling": ceiling(isa, _clock_ghz(), _vector_units()) if isa else None,
         "problems": problems,
     }
@@ -194,18 +205,15 @@ def _memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _gpu() -> str | None:
-    """The first NVIDIA GPU's name, or None."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    ask = [tool, "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = done.stdout.strip().splitlines()
-    return lines[0] if done.returncode == 0 and lines else None
+def _gpu_text(gpu: dict[str, Any]) -> str:
+    return (
+        f"{gpu['name']}, compute capability {gpu['compute_capability']}, "
+        f"driver for CUDA {gpu['driver_cuda']}"
+    )
+
+
+def _nvrtc_text(version: str | None) -> str:
+    return f"NVRTC {version}" if version else 'not found (pip install "lepton-tvm[cuda]")'
 
 
 def _amx_text(permission: bool | None) -> str:
@@ -232,7 +240,9 @@ def _text(report: dict[str, Any]) -> str:
         *(f"{name:<16}{version or 'not installed'}" for name, version in packages.items()),
         f"C compiler      {tools['c_compiler'] or 'not found'}",
         *(f"links {arch:<9} {path or 'not found'}" for arch, path in crossed.items()),
-        f"GPU             {report['gpu'] or 'none found'}",
+        *(f"GPU             {_gpu_text(gpu)}" for gpu in report["gpus"]),
+        *([] if report["gpus"] else ["GPU             none found"]),
+        f"GPU compiler    {_nvrtc_text(tools['nvrtc'])}",
     ]
     if limit:
         rates = ", ".join(

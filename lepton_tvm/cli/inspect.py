@@ -122,6 +122,17 @@ def _model_text(data: dict[str, Any]) -> str:
     )
 
 
+def _needs(data: dict[str, Any]) -> str:
+    gpu = data.get("gpu")
+    if gpu is None:
+        return " ".join(data["cpu_features"])
+    least = divmod(int(gpu["capability"]), 10)
+    return (
+        f"an NVIDIA GPU of compute capability {least[0]}.{least[1]} or newer "
+        f"(machine code for {', '.join(gpu['archs'])})"
+    )
+
+
 def _artifact_view(data: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.table import Table
@@ -130,7 +141,7 @@ def _artifact_view(data: dict[str, Any]) -> Any:
     versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
     head = [
         f"artifact    {data['name']}, {data['precision']}, {data['size_bytes']} bytes",
-        f"target      {data['target']}, {data['arch']}; needs {' '.join(data['cpu_features'])}",
+        f"target      {data['target']}, {data['arch']}; needs {_needs(data)}",
         f"versions    {versions}",
         *_tensors("input", data["inputs"]),
         *_tensors("output", data["outputs"]),

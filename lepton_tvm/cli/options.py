@@ -37,7 +37,7 @@ Target = Annotated[
     typer.Option(
         "--target",
         metavar="T",
-        help="native, x86:avx2, x86:avx512, x86:vnni, arm:neon, arm:cortex-a76, ...",
+        help="native, x86:avx2, x86:avx512, x86:vnni, arm:neon, arm:cortex-a76, cuda:sm_80, ...",
     ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads the kernels may use.")]

@@ -12,6 +12,9 @@ __all__ = ["dot_instruction"]
 
 # A part of the name that the code generator knows -> the instruction, the strongest first.
 _NAMES = {
+    "mma s8": "mma s8",
+    "mma bf16": "mma bf16",
+    "__dp4a": "dp4a",
     "tdpbusd": "tdpbusd",
     "tdpbuud": "tdpbusd",
     "tdpbssd": "tdpbusd",
@@ -49,6 +52,9 @@ def _called(call: Any) -> str | None:
     """The name of the LLVM intrinsic or function that `call` is a call of."""
     if not call.args:
         return None
+    if str(getattr(call.op, "name", "")) == "tirx.tvm_mma_sync":
+        # the type of a pointer to fragments
+        return "mma s8" if "int8" in str(call.args[2].ty) else "mma bf16"
     first = call.args[0]
     if isinstance(first, tvm.ir.StringImm):
         return str(first.value)

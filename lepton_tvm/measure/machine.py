@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_tvm.targets import cpu_flags
+from lepton_tvm.targets.driver import gpus
 
 __all__ = ["Machine", "this_machine"]
 
@@ -23,7 +24,11 @@ _SHOWN = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16", "
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as a measurement needs it; `cores` are those this process may use."""
+    """A machine as a measurement needs it; `cores` are those this process may use.
+
+    `gpu` names the first NVIDIA GPU, its compute capability and its driver. It is no part of the
+    fingerprint, which is about measurements on the CPU; `gpu_fingerprint` is for those on the GPU.
+    """
 
     cpu: str
     arch: str
@@ -31,11 +36,20 @@ class Machine:
     flags: tuple[str, ...]
     system: str
     kernel: str
+    gpu: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """A key of what decides speed: CPU, architecture, cores and flags (16 hex digits)."""
         parts = [self.cpu, self.arch, self.cores, list(self.flags)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    @property
+    def gpu_fingerprint(self) -> str | None:
+        """The same for what runs on the GPU: GPU and host; None where there is none."""
+        if self.gpu is None:
+            return None
+        parts = [self.gpu, self.fingerprint]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -45,7 +59,7 @@ class Machine:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Machine:
         """The inverse of `to_json`."""
-        kept = {f.name: data[f.name] for f in fields(cls)}
+        kept = {f.name: data[f.name] for f in fields(cls) if f.name in data or f.name != "gpu"}
         return cls(**{**kept, "flags": tuple(kept["flags"])})
 
 
@@ -60,6 +74,7 @@ def this_machine() -> Machine:
         flags=tuple(shown),
         system=platform.system(),
         kernel=platform.release(),
+        gpu=str(gpus().devices[0]) if gpus().devices else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -14,10 +15,19 @@ from typing import Any
 
 from lepton_tvm.errors import LeptonError
 
-__all__ = ["ffi", "global_function", "remote_calls", "runtime_library", "tvm_version"]
+__all__ = [
+    "cuda_runtime",
+    "ffi",
+    "global_function",
+    "remote_calls",
+    "runtime_library",
+    "tvm_version",
+]
 
 _NAME = "libtvm_runtime.so"
 _EXTRA = "libtvm_runtime_extra.so"  # holds RPC
+_CUDART = "libcudart.so.13"  # what TVM's wheel is linked to
+_CUDA_LOADER = "ffi.Module.load_from_bytes.cuda"
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,6 +54,36 @@ def runtime_library() -> ctypes.CDLL:
         return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as e:
         raise LeptonError(f"cannot load TVM's runtime library {path}: {e}") from e
+
+
+@functools.lru_cache(maxsize=1)
+def cuda_runtime() -> None:
+    """Load what launches kernels on NVIDIA GPUs, where it is not loaded yet.
+
+    Raises LeptonError where CUDA's runtime library, which it needs, is not installed.
+    """
+    if ffi().get_global_func(_CUDA_LOADER, allow_missing=True) is not None:
+        return
+    for cudart in _cudart():
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(cudart, ctypes.RTLD_GLOBAL)
+            break
+    path = _find().with_name("libtvm_runtime_cuda.so")
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as e:
+        raise LeptonError(
+            f"cannot load TVM's CUDA runtime {path}: {e}; it needs the NVIDIA driver and CUDA's "
+            'runtime library (pip install "lepton-tvm[cuda]")'
+        ) from e
+
+
+def _cudart() -> list[str]:
+    """Where CUDA's runtime library may be: in the system's search path, else from PyPI."""
+    spec = importlib.util.find_spec("nvidia")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    found = [p for place in places for p in sorted(Path(place).glob(f"cu*/lib/{_CUDART}"))]
+    return [_CUDART, *map(str, found)]
 
 
 @functools.lru_cache(maxsize=16)

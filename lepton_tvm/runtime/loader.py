@@ -14,14 +14,14 @@ from typing import Any
 
 from lepton_tvm.artifact.container import verify
 from lepton_tvm.errors import ArtifactError, InputError, TargetError
-from lepton_tvm.runtime.library import ffi, tvm_version
+from lepton_tvm.runtime.device import GpuMemory, initialize
+from lepton_tvm.runtime.library import cuda_runtime, ffi, tvm_version
 from lepton_tvm.runtime.net import Net
 from lepton_tvm.targets import cpu_flags
+from lepton_tvm.targets.driver import Devices, gpus
 
 __all__ = ["check_machine", "load"]
 
-_CPU = 1  # DLPack's kDLCPU
-_POOLED = 2  # the VM's pooled allocator
 _MAX_THREADS = 1024
 _loaded: dict[str, str] = {}  # path -> sha256 of what was first loaded from there
 _loaded_lock = threading.Lock()
@@ -32,8 +32,9 @@ def load(path: str | Path, threads: int = 1) -> Net:
 
     Before any code is loaded, all bytes are checked against the hash inside, and the manifest
     against this machine. Raises ArtifactError for a missing, damaged or foreign file, TargetError
-    when this CPU lacks features that the code uses (named in the message), InputError for a bad
-    `threads`.
+    when this CPU lacks features that the code uses (named in the message) or there is no GPU for
+    it, InputError for a bad `threads`. An artifact for GPUs runs on the first one; arrays are
+    copied there and back.
     """
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise InputError(f"threads must be a whole number, found {threads!r}")
@@ -42,8 +43,10 @@ def load(path: str | Path, threads: int = 1) -> Net:
     manifest, sha256 = verify(path)
     check_machine(manifest, str(path))
     _check_version(manifest, str(path))
-    machine = _machine(Path(path), sha256)
-    return Net(machine, manifest, sha256=sha256, path=Path(path), threads=threads)
+    on_gpu = manifest.get("gpu") is not None
+    machine = _machine(Path(path), sha256, on_gpu)
+    gpu = GpuMemory() if on_gpu else None
+    return Net(machine, manifest, sha256=sha256, path=Path(path), threads=threads, gpu=gpu)
 
 
 def check_machine(
@@ -52,10 +55,12 @@ def check_machine(
     *,
     flags: frozenset[str] | None = None,
     arch: str | None = None,
+    devices: Devices | None = None,
 ) -> None:
     """Raise TargetError unless this machine can run the artifact.
 
-    Or another one: with CPU `flags` (as its /proc/cpuinfo writes them) and of `arch`.
+    Or another one: with CPU `flags` (as its /proc/cpuinfo writes them), of `arch` and with the GPUs
+    `devices`.
     """
     here, what = arch or platform.machine(), "this machine" if arch is None else "the device"
     if manifest["arch"] != here:
@@ -66,11 +71,39 @@ def check_machine(
     have = cpu_flags() if flags is None else flags
     missing = [f for f in manifest["cpu_features"] if f not in have]
     if not missing:
+        _check_gpu(manifest, path, devices)
         return
     raise TargetError(
         f"artifact {path} was built for {manifest['target']} ({manifest['isa']}) and this CPU "
         f"lacks {', '.join(missing)}; compile it for this machine (--target native)"
     )
+
+
+def _check_gpu(manifest: Mapping[str, Any], path: str, devices: Devices | None) -> None:
+    """The first GPU must be as new as the oldest architecture that kernels were compiled for."""
+    wanted = manifest.get("gpu")
+    if wanted is None:
+        return
+    found = gpus() if devices is None else devices
+    names, capability = ", ".join(wanted["archs"]), int(wanted["capability"])
+    told = (
+        f"artifact {path} is for NVIDIA GPUs of compute capability {_dotted(capability)} or newer"
+    )
+    if not found.devices:
+        raise TargetError(
+            f"{told} (CUDA {names}): {found.reason}; run it where there is one, or compile it for "
+            "this machine (--target native)"
+        )
+    first = found.devices[0]
+    if first.capability < capability:
+        raise TargetError(
+            f"{told} (CUDA {names}), the GPU of this machine, {first.name}, has "
+            f"{_dotted(first.capability)}; compile it with --target cuda:{first.arch}"
+        )
+
+
+def _dotted(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
 
 
 def _check_version(manifest: Mapping[str, Any], path: str) -> None:
@@ -88,11 +121,13 @@ def _release(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _machine(path: Path, sha256: str) -> Any:
+def _machine(path: Path, sha256: str, on_gpu: bool) -> Any:
+    if on_gpu:
+        cuda_runtime()
     try:
         with _library_file(path, sha256) as library:
             machine = ffi().load_module(library)["vm_load_executable"]()
-        machine["vm_initialization"](_CPU, 0, _POOLED)
+        initialize(machine, on_gpu)
     except (RuntimeError, AttributeError, ValueError) as e:
         raise ArtifactError(f"artifact {path} cannot be loaded: {_last_line(e)}") from e
     return machine

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lepton_tvm.errors import TargetError
-from lepton_tvm.targets import arm, x86
+from lepton_tvm.targets import arm, cuda, x86
 from lepton_tvm.targets.family import Family, Level
 from lepton_tvm.targets.host import host_arch
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "Target", "native_family", "native_level", "parse_target"]
 
 #: Family name -> family. `native` takes the first one whose code is for this architecture.
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (x86.FAMILY, arm.FAMILY)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (x86.FAMILY, arm.FAMILY, cuda.FAMILY)
+}
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,11 @@ def parse_target(spec: str | Target = "native") -> Target:
     family = FAMILIES[name]
     if isa in ("", "native"):
         return Target(spec, name, family.native(), _cores())
-    if family.level(isa) is None:
+    level = family.level(isa)
+    if level is None:
         known = ", ".join([name, *(f"{name}:{n}" for n in (*family.levels, *family.processors))])
         raise TargetError(f"unknown instruction set {isa!r} in target {spec!r}: one of {known}")
-    return Target(spec, name, isa, _cores())
+    return Target(spec, name, level.name, _cores())
 
 
 def native_family() -> Family:

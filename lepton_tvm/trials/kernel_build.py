@@ -18,6 +18,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from lepton_tvm.artifact.writer import find_compiler
+from lepton_tvm.device_build import build_device
 from lepton_tvm.errors import ArtifactError, CompileError, LeptonError
 from lepton_tvm.pipeline import TIR_PIPELINE, build_context
 from lepton_tvm.schedules.apply import apply_schedules
@@ -57,19 +58,26 @@ def _build(request: BuildRequest, path: Path) -> _Scheduled:
     goal = dataclasses.replace(parse_target(request.target), cores=request.cores)
     compiler = find_compiler(cross=goal.cross_compiler)
     scheduled = _schedule(request, goal)
-    with build_context(goal):
-        try:
-            executable = tvm.compile(scheduled.module, goal.tvm, tir_pipeline=TIR_PIPELINE)
-        except (RuntimeError, ValueError) as error:
-            raise CompileError(f"the compiler refused: {_last_line(error)}") from error
+    executable, device_code = _compile(scheduled.module, goal)
     try:
-        link_kernel(executable, path, goal, compiler)
+        link_kernel(executable, path, goal, compiler, device_code)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     finally:
         path.with_suffix(".map").unlink(missing_ok=True)
     return scheduled
+
+
+def _compile(module: tvm.IRModule, goal: Target) -> tuple[Any, bytes | None]:
+    """What `tvm.compile` makes of it, and the machine code of its kernels for a GPU."""
+    if goal.family == "cuda":
+        return build_device(module, goal)
+    with build_context(goal):
+        try:
+            return tvm.compile(module, goal.tvm, tir_pipeline=TIR_PIPELINE), None
+        except (RuntimeError, ValueError) as error:
+            raise CompileError(f"the compiler refused: {_last_line(error)}") from error
 
 
 def try_build(request: BuildRequest, path: str | Path) -> Built:

@@ -18,8 +18,10 @@ _FLAGS = ("-shared", "-s", "-z", "noseparate-code", "--hash-style=gnu", "--no-un
 _LIBRARIES = ((), ("-lm", "-lc"))
 
 
-def link_kernel(executable: Any, path: Path, target: Target, compiler: str) -> None:
-    """Write what `tvm.compile` returned as a shared library.
+def link_kernel(
+    executable: Any, path: Path, target: Target, compiler: str, device_code: bytes | None = None
+) -> None:
+    """Write what `tvm.compile` returned as a shared library, with `device_code` for a GPU.
 
     Kernels for this machine go through the linker alone (3 ms; by way of the C compiler and
     objcopy, as artifacts are linked, it was 15 of the 85 ms that a build took). All others, and
@@ -28,7 +30,7 @@ def link_kernel(executable: Any, path: Path, target: Target, compiler: str) -> N
     linker = _linker() if target.cross_compiler is None and target.family != "cuda" else None
     if linker is not None and _link_directly(linker, executable.mod, path):
         return
-    export_library(executable, path, compiler)
+    export_library(executable, path, compiler, device_code)
 
 
 def _link_directly(linker: str, module: Any, path: Path) -> bool:

@@ -23,6 +23,7 @@ _LOWERING = (
     "passes/round_once.py",
     "passes/stack_buffers.py",
 )
+_DEVICE_LOWERING = ("device_build.py", "artifact/nvrtc.py", "passes/fused_sums.py")
 
 
 def trial_key(task: str, target: Target, hardware: str, threads: int = 1) -> TrialKey:
@@ -49,7 +50,7 @@ def schedule_version(family: str) -> str:
     files = [*(_PACKAGE / "schedules").glob("*.py")]
     for folder in folders:
         files += folder.glob("**/*.py")
-    files += [_PACKAGE / name for name in _LOWERING]
+    files += [_PACKAGE / n for n in (_DEVICE_LOWERING if family == "cuda" else _LOWERING)]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode())

@@ -1,0 +1,117 @@
+"""Products on tensor cores: a tile of 16 x 16 sums per fragment, several fragments per warp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm.s_tir import Schedule
+
+from lepton_tvm.schedules.base import Block, Choices
+from lepton_tvm.schedules.cuda.anchor import (
+    FEW_ROWS,
+    copy_in_turns,
+    find_product,
+    fits_shared,
+    gpu_schedule,
+    pad_product,
+)
+from lepton_tvm.schedules.cuda.intrinsics import TILE, fragments
+from lepton_tvm.targets import Target
+from lepton_tvm.targets.cuda import gpu_of
+
+__all__ = ["TensorProduct"]
+
+_LANES = 32
+_ACROSS = 2  # warps along the rows and along the columns of a block
+
+
+@dataclass(frozen=True)
+class TensorProduct:
+    """Template for `gemm` in int8 and bfloat16 where the GPU has tensor cores for it.
+
+    Four warps fetch a slice of both operands into shared memory, as tiles of 16 x 16 in memory of
+    their own, so that fragments are loaded without bank conflicts. The sums go through shared
+    memory to the epilogue, which stores whole lines.
+    """
+
+    name: str = "cuda.tensor_product"
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
+        """Schedule `func`, or None."""
+        sch = gpu_schedule(func)
+        found = find_product(sch)
+        if found is None or found[2] not in gpu_of(target).tensor_types:
+            return None
+        block, (m, n, k), operand = found
+        if m <= FEW_ROWS:
+            return None
+        rows = choices.pick(sch, "block_rows", [32, 64, 128], 64 if m > 32 else 32)
+        columns = choices.pick(sch, "block_columns", [32, 64, 128], 64 if n > 32 else 32)
+        depth = choices.pick(sch, "block_depth", [16, 32, 64], 64 if k > 32 else 32)
+        size = 1 if operand == "int8" else 2
+        fits_shared((rows + columns) * depth * size + rows * columns * 4, target)
+        made = pad_product(sch, block, (rows, columns, depth))
+        if made is None:
+            return None
+        use = fragments(operand, "int32" if operand == "int8" else "float32")
+        sides = (made.rows, made.columns)
+        for side in sides:
+            sch.set_scope(side, 0, "shared")
+            sch.transform_layout(side, ("write", 0), _in_tiles())
+        sums = sch.cache_write(made.reduction, 0, "wmma.accumulator")
+        sch.set_scope(sums, 0, "shared")
+        *batch, i, j, kk = sch.get_loops(made.reduction)
+        bi, wi, fi, ti = sch.split(i, [None, _ACROSS, rows // _ACROSS // TILE, TILE])
+        bj, wj, fj, tj = sch.split(j, [None, _ACROSS, columns // _ACROSS // TILE, TILE])
+        ko, ki, tk = sch.split(kk, [None, depth // TILE, TILE])
+        sch.reorder(*batch, bi, bj, wi, wj, ko, ki, fi, fj, ti, tj, tk)
+        if batch:
+            sch.bind(sch.fuse(*batch), "blockIdx.z")
+        sch.bind(bi, "blockIdx.x")
+        sch.bind(bj, "blockIdx.y")
+        warp = sch.fuse(wi, wj)
+        sch.bind(warp, "threadIdx.y")
+        loads = []
+        for place, scope in enumerate(("wmma.matrix_a", "wmma.matrix_b")):
+            loads.append(sch.cache_read(made.reduction, place, scope))
+            sch.compute_at(loads[-1], ki)
+        threads = (_ACROSS * _ACROSS, _LANES)
+        for side in sides:
+            sch.compute_at(side, ko)
+            copy_in_turns(sch, sch.get_loops(side)[-2:], threads, 4)
+        sch.reverse_compute_at(sums, warp)
+        sch.reverse_compute_at(made.store, bj)
+        copy_in_turns(sch, sch.get_loops(made.store)[-2:], threads, 4)
+        init = sch.decompose_reduction(made.reduction, ko)
+        for loop in (fi, fj):
+            sch.unroll(loop)
+        for part, name in (
+            (loads[0], use.load_a), (loads[1], use.load_b), (init, use.fill), (sums, use.store)
+        ):  # fmt: skip
+            _tensorize(sch, part, name)
+        sch.tensorize(ti, use.multiply)
+        return sch
+
+
+def _tensorize(sch: Schedule, block: Block, intrinsic: str) -> None:
+    """Cut the last two loops of a block into tiles and put an intrinsic in place of each."""
+    *_, i, j = sch.get_loops(block)
+    i, ti = sch.split(i, [None, TILE])
+    j, tj = sch.split(j, [None, TILE])
+    sch.reorder(i, j, ti, tj)
+    sch.unroll(i)
+    sch.unroll(j)
+    sch.tensorize(ti, intrinsic)
+
+
+def _in_tiles() -> Callable[..., list[Any]]:
+    """[..., line, depth] -> [..., depth / 16, line, 16]: a tile is one run of memory."""
+
+    def tiled(*index: Any) -> list[Any]:
+        *batch, line, depth = index
+        return [*batch, depth // TILE, line, depth % TILE]
+
+    return tiled
