@@ -93,6 +93,7 @@ def why(
     as_json: Json = False,
 ) -> Output:
     """Say which kernels of a model have a tuning record for this target and machine, or why not."""
+    from lepton_tvm.cli.db_tables import printable
     from lepton_tvm.db.why import explain
     from lepton_tvm.measure import this_machine
     from lepton_tvm.targets import parse_target
@@ -110,7 +111,7 @@ def why(
     by_text: dict[str, list[str]] = {}
     for e in found:
         by_text.setdefault(e.text, []).append(f"{e.name} ({e.workload_hash[:12]})")
-    lines += [f"{', '.join(names)}: {text}" for text, names in by_text.items()]
+    lines += [printable(f"{', '.join(names)}: {text}") for text, names in by_text.items()]
     return Output(data, "\n".join(lines))
 
 
@@ -162,6 +163,7 @@ def merge_other(
     other: Other, artifacts: WithArtifacts = False, db: Db = None, as_json: Json = False
 ) -> Output:
     """Add the records of another database, which may be a stranger's; nothing here changes."""
+    from lepton_tvm.cli.db_tables import printable
     from lepton_tvm.db import open_database
     from lepton_tvm.db.merge import merge
 
@@ -171,7 +173,7 @@ def merge_other(
         f"{report['rows']} records and {report['artifacts']} artifact files added, "
         f"{report['known']} were here already"
     ]
-    lines += [f"conflict: {text}" for text in report["conflicts"]]
+    lines += [printable(f"conflict: {text}") for text in report["conflicts"]]
     lines += [f"left out: {text}" for text in report["skipped"]]
     return Output({"other": _shown(other), **report}, "\n".join(lines))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["overview_table", "record_text"]
+__all__ = ["overview_table", "printable", "record_text"]
 
 
 def overview_table(data: dict[str, Any]) -> Any:
@@ -133,7 +133,12 @@ def _row(table: Any, *cells: str) -> None:
     """A row of texts as they are: a stranger's record can neither style nor steer the terminal."""
     from rich.text import Text
 
-    table.add_row(*(Text("".join(c if c.isprintable() else "\ufffd" for c in t)) for t in cells))
+    table.add_row(*(Text(printable(text)) for text in cells))
+
+
+def printable(text: str) -> str:
+    """A text of a record, without what would steer the terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _latest(by_machine: dict[str, float], names: dict[str, str]) -> str:

@@ -14,8 +14,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from lepton_tvm.artifact.container import verify
-from lepton_tvm.db import records, schema
+from lepton_tvm.db import schema
 from lepton_tvm.db.blobs import Blobs
+from lepton_tvm.db.convert import (
+    artifact_row,
+    columns,
+    ensure_model,
+    to_artifact,
+    to_model,
+)
 from lepton_tvm.db.engine import (
     BUSY_SECONDS,
     Place,
@@ -29,7 +36,7 @@ from lepton_tvm.db.reasons import write_rights
 from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
 from lepton_tvm.db.tables import ArtifactRow, EvaluationRow, MeasurementRow, ModelRow
 from lepton_tvm.db.tuning import TuningLog
-from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
+from lepton_tvm.errors import ArtifactError, DatabaseError
 
 __all__ = ["Database", "open_database"]
 
@@ -158,7 +165,7 @@ class Database:
     ) -> ModelRecord:
         """Store a model (inputs and outputs as dicts of name, shape, dtype) and return it."""
         with self.writing() as session:
-            return _ensure_model(session, name, source_sha256, inputs, outputs)
+            return ensure_model(session, name, source_sha256, inputs, outputs)
 
     def models(self, query: str | None = None) -> list[ModelRecord]:
         """All models, or those whose name is `query` or whose id or source hash begin with it."""
@@ -172,7 +179,7 @@ class Database:
                 )
             )
         with self.reading() as session:
-            return [_model(row) for row in session.scalars(wanted)]
+            return [to_model(row) for row in session.scalars(wanted)]
 
     # artifacts
 
@@ -189,7 +196,7 @@ class Database:
             raise ArtifactError(f"artifact {path} changed while it was read; store it again")
         self.blobs.put(data, sha256)
         with self.writing() as session:
-            model = _ensure_model(
+            model = ensure_model(
                 session,
                 manifest["name"],
                 manifest["source_sha256"],
@@ -198,10 +205,10 @@ class Database:
             )
             row = session.get(ArtifactRow, sha256)
             if row is None:
-                row = _artifact_row(model.id, manifest, sha256, len(data), variant)
+                row = artifact_row(model.id, manifest, sha256, len(data), variant)
                 session.add(row)
                 session.flush()
-            return _artifact(row)
+            return to_artifact(row)
 
     def artifacts(
         self,
@@ -222,7 +229,7 @@ class Database:
         if variant is not None:
             wanted = wanted.where(ArtifactRow.variant == variant)
         with self.reading() as session:
-            return [_artifact(row) for row in session.scalars(wanted)]
+            return [to_artifact(row) for row in session.scalars(wanted)]
 
     def artifact(self, sha256: str) -> Artifact:
         """The one artifact whose hash begins with `sha256`. Raises ArtifactError."""
@@ -230,7 +237,7 @@ class Database:
             ArtifactRow.sha256.startswith(sha256, autoescape=True)
         )
         with self.reading() as session:
-            found = [_artifact(row) for row in session.scalars(wanted.limit(2))]
+            found = [to_artifact(row) for row in session.scalars(wanted.limit(2))]
         if len(found) == 1 and sha256:
             return found[0]
         problem = "several artifacts have" if found else "no artifact has"
@@ -304,61 +311,3 @@ class Database:
     def jobs(self, *, kind: str | None = None, state: str | None = None) -> list[Job]:
         """Jobs with their seeds, oldest first."""
         return self._jobs.find(kind, state)
-
-
-def columns(row: Any) -> dict[str, Any]:
-    """The column values of a row by attribute name."""
-    return {c.key: getattr(row, c.key) for c in sa.inspect(type(row)).columns}
-
-
-def _ensure_model(
-    session: Session,
-    name: str,
-    source_sha256: str,
-    inputs: Sequence[Mapping[str, Any]],
-    outputs: Sequence[Mapping[str, Any]],
-) -> ModelRecord:
-    if not name:
-        raise InputError("a model needs a name")
-    ins, outs = [dict(t) for t in inputs], [dict(t) for t in outputs]
-    key = records.model_id(source_sha256, ins)
-    row = session.get(ModelRow, key)
-    if row is None:
-        row = ModelRow(
-            id=key,
-            name=name,
-            source_sha256=source_sha256,
-            inputs=ins,
-            outputs=outs,
-            created_at=records.now(),
-        )
-        session.add(row)
-        session.flush()
-    return _model(row)
-
-
-def _artifact_row(
-    model: str, manifest: dict[str, Any], sha256: str, size: int, variant: str | None
-) -> ArtifactRow:
-    return ArtifactRow(
-        sha256=sha256,
-        model_id=model,
-        variant=variant or manifest.get("variant") or manifest["precision"],
-        precision=manifest["precision"],
-        target=manifest["target"],
-        arch=manifest["arch"],
-        isa=manifest["isa"],
-        tvm_version=manifest["versions"].get("tvm"),
-        size_bytes=size,
-        macs=manifest.get("macs"),
-        manifest=manifest,
-        created_at=records.now(),
-    )
-
-
-def _model(row: ModelRow) -> ModelRecord:
-    return ModelRecord(**columns(row))
-
-
-def _artifact(row: ArtifactRow) -> Artifact:
-    return Artifact(**columns(row))

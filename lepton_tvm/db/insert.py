@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from lepton_tvm.db.database import columns
+from lepton_tvm.db.convert import columns
 from lepton_tvm.db.keys import chunks
 from lepton_tvm.db.rows import TABLES
 

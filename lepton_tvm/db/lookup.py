@@ -87,7 +87,7 @@ def _one(
         return found[0]
     if not found:
         raise InputError(f"nothing in {url} is named {key!r}; see lepton-tvm db list")
-    names = ", ".join(f"{kind} {name}" for kind, name in found[:5])
+    names = ", ".join(f"{kind} {ascii(name)[1:-1]}" for kind, name in found[:5])
     count = len(found) if len(found) < 6 else "several"
     raise InputError(f"{key!r} names {count} records ({names}); give more of the id")
 

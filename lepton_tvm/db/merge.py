@@ -13,11 +13,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lepton_tvm.db.database import Database, columns
-from lepton_tvm.db.engine import parse_url, translated
+from lepton_tvm.db.convert import columns
+from lepton_tvm.db.database import Database
+from lepton_tvm.db.engine import Place, parse_url, translated
 from lepton_tvm.db.insert import insert_rows
 from lepton_tvm.db.rows import TABLES, check_row
-from lepton_tvm.errors import ArtifactError, InputError
+from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
 
 __all__ = ["MergeReport", "merge"]
 
@@ -87,9 +88,20 @@ def _reading(other: str, database: Database) -> Iterator[Database]:
         copy = Path(folder) / "other.db"
         with translated(place):
             _copy(place.file, copy)
-        with Database(parse_url(str(copy))) as source:
+        with _opened(copy, place) as source:
             source.blobs.folder = place.artifacts
             yield source
+
+
+def _opened(copy: Path, place: Place) -> Database:
+    """The copy, which calls itself by the name of what it is a copy of."""
+    own = parse_url(str(copy))
+    try:
+        source = Database(own)
+    except DatabaseError as e:
+        raise DatabaseError(str(e).replace(str(own), str(place))) from e
+    source.place = dataclasses.replace(place, readonly=True)
+    return source
 
 
 def _copy(file: Path, to: Path) -> None:

@@ -27,7 +27,9 @@ def is_gone(host: str, pid: int, *, since_boot: bool = False) -> bool:
         return False
     if boot.partition(".")[0] != own_boot.partition(".")[0]:
         return not since_boot
-    return boot == own_boot and _start(pid) != start
+    # before schema 0003 no namespace was noted
+    is_visible = boot == own_boot or "." not in boot
+    return is_visible and _start(pid) != start
 
 
 def _boot() -> str:

@@ -38,7 +38,18 @@ def prepare(engine: Engine, place: Place) -> None:
             )
         with writer_of(engine).begin() as connection:
             if _revision(connection) != HEAD:
-                upgrade(connection)
+                _upgrade(connection, place)
+
+
+def _upgrade(connection: Connection, place: Place) -> None:
+    try:
+        upgrade(connection)
+    except (AttributeError, KeyError) as e:
+        # a column holds another type than the version with that schema wrote
+        raise DatabaseError(
+            f"database {place} cannot be upgraded, it holds a record that cannot be read "
+            f"({str(e)[:200]}); nothing was changed; restore it from a copy or an export"
+        ) from e
 
 
 def can_write(engine: Engine) -> bool:

@@ -18,7 +18,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lepton_tvm.db.database import Database, columns
+from lepton_tvm.db.convert import columns
+from lepton_tvm.db.database import Database
 from lepton_tvm.db.insert import insert_rows
 from lepton_tvm.db.older_exports import upgraded
 from lepton_tvm.db.rows import TABLES, check_row

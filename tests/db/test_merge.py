@@ -163,6 +163,21 @@ def test_a_file_that_brings_code_is_not_opened(other: Path, what: str) -> None:
         open_database(str(other))
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE workloads SET ir = x'ff'", "UPDATE trials SET trace = '{'", "DROP TABLE workloads"],
+)
+def test_hostile_files_of_older_schemas(db: Database, tmp_path: Path, statement: str) -> None:
+    restore("0002", tmp_path / "old.db")
+    with changing(tmp_path / "old.db") as connection:
+        connection.execute(statement)
+    before = (tmp_path / "old.db").read_bytes()
+    with pytest.raises(DatabaseError, match=r"old\.db"):
+        merge(db, str(tmp_path / "old.db"))
+    assert db.tuning.count()["trials"] == 0
+    assert (tmp_path / "old.db").read_bytes() == before
+
+
 def test_a_damaged_record_is_one_clear_error(other: Path) -> None:
     with changing(other) as connection:
         connection.execute("UPDATE trials SET samples_s = '{'")
