@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lepton_tvm.db import Winner
 from lepton_tvm.measure import Estimate
+from lepton_tvm.tuning.search import TaskState
 
-__all__ = ["Status", "TaskResult", "TuneResult"]
+__all__ = ["Status", "TaskResult", "TuneResult", "task_result"]
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,18 @@ def _json(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
     return {"median": estimate.value, "ci95": estimate.ci()}
+
+
+def task_result(state: TaskState, winner: Winner | None) -> TaskResult:
+    zero = state.zero_s
+    return TaskResult(
+        name=state.task.name,
+        op=state.task.info.op,
+        calls=state.task.calls,
+        trials=len(state.records),
+        failed=sum(1 for r in state.records.values() if not r.speedup),
+        zero_us=zero * 1e6 if zero else None,
+        speedup=winner.ratio if winner else state.speedup,
+        ci95=(winner.ci95[0], winner.ci95[1]) if winner else (state.speedup, state.speedup),
+        decisions=dict(winner.decisions or {}) if winner else {},
+    )

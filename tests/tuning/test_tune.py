@@ -24,7 +24,7 @@ from lepton_tvm.trials import (
     RunRequest,
     RunResult,
 )
-from lepton_tvm.tuning import Status, TuneResult, parse_budget, session, tune
+from lepton_tvm.tuning import Status, TuneResult, outcome, parse_budget, session, tune
 from lepton_tvm.tuning.keys import schedule_version, trial_key, tuned_by
 from lepton_tvm.tuning.space import ZERO_TRIAL
 
@@ -195,7 +195,7 @@ def test_kernels_that_make_the_whole_model_slower_are_taken_back(
         ratio = next(times)
         return Estimate(1.0, 1.0, 1.0), Estimate(1.1, 1.1, 1.1), Estimate(ratio, 0.88, 0.92)
 
-    monkeypatch.setattr(session, "time_in_turns", slower)
+    monkeypatch.setattr(outcome, "time_in_turns", slower)
     result = run(url, model, 30)
     assert any("slower (0.900x)" in note for note in result.notes)
     assert not any(k.decisions for k in result.kernels)
