@@ -63,7 +63,7 @@ class Server:
     def database(self, template: str = "template0") -> Iterator[str]:
         """A fresh database's URL; it is dropped at the end whoever is still connected."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield self.url(name)
         finally:
