@@ -27,7 +27,7 @@ from tests.schedules.test_conv2d import SIZES, WINDOWS, case, notes
 from tests.schedules.test_image import LAYERS, _packed
 from tests.schedules.test_matmul import PRODUCTS
 
-__all__ = ["Case", "cases"]
+__all__ = ["Case", "cases", "marks", "values"]
 
 _RULE = {rule.name: rule for rule in RULES}
 
@@ -86,7 +86,7 @@ def _made(
     )
 
 
-def _values(seed: int, integer: bool, x: tuple[int, ...], w: tuple[int, ...]) -> Any:
+def values(seed: int, integer: bool, x: tuple[int, ...], w: tuple[int, ...]) -> Any:
     """Normal floats; bytes of the whole range, of odd seeds from its ends only."""
     rng = np.random.default_rng(seed)
     if not integer:
@@ -103,7 +103,7 @@ def _conv(
     shape, tile = case(window, size, target.level, dot, groups)
     shape = replace(shape, offset=offset)
     depthwise = groups == shape.channels == shape.out_channels
-    x, w = _values(
+    x, w = values(
         seed, dot > 1,
         (shape.batch, shape.height, shape.width, shape.channels),
         (*shape.kernel, shape.group_in, shape.out_channels),
@@ -129,16 +129,17 @@ def _product(
 ) -> Case:
     tile = choose_tile(int(np.prod(leading)), columns, target.level, dot)
     shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, False, offset)
-    x, w = _values(depth, dot > 1, (*leading, depth), (depth, columns))
+    x, w = values(depth, dot > 1, (*leading, depth), (depth, columns))
     return _made(
         target, f"matmul {leading} {depth} {columns} {dot}", "arm.matmul",
-        lambda a, b: matmul(a, b, shape, _marks(tile, dot)),
+        lambda a, b: matmul(a, b, shape, marks(tile, dot)),
         (x, pack_matmul_weight(w, shape)),
         (x.astype(np.float64) - offset) @ w.astype(np.float64), depth,
     )  # fmt: skip
 
 
-def _marks(tile: RegisterTile, dot: int = 1) -> dict[str, int]:
+def marks(tile: RegisterTile, dot: int = 1) -> dict[str, int]:
+    """The annotations of a reduction block."""
     return {
         "lepton.lanes": tile.lanes,
         "lepton.vectors": tile.vectors,
@@ -156,7 +157,7 @@ def _first_layer(target: Target, layer: str, dot: int, offset: int) -> Case:
     tile = choose_tile(shape.out_width, k, target.level, dot)
     shape = replace(shape, rows=tile.rows, block=tile.channels)
     image = Image(shape)
-    x, weight = _values(3 if dot > 1 else 4, dot > 1, (n, h, w, c), (*kernel, c, k))
+    x, weight = values(3 if dot > 1 else 4, dot > 1, (n, h, w, c), (*kernel, c, k))
     return _made(
         target, f"image {layer} {dot}", "arm.conv2d",
         lambda a, b: image_conv2d(a, b, image, notes(shape, tile)),
@@ -171,14 +172,14 @@ def _floats(target: Target) -> Iterator[Case]:
         conv = ConvShape(
             1, 7, 13, 8, 12, (3, 3), (1, 1), (0, 1, 1, 0), (1, 1), 1, dot=1, rows=4, block=4
         )
-        x, w = _values(6, False, (1, 7, 13, 8), (3, 3, 8, 12))
+        x, w = values(6, False, (1, 7, 13, 8), (3, 3, 8, 12))
         moved = WinogradShape(conv, size, 4)
         want = conv2d_reference(x, w, conv)
         yield replace(
             _made(
                 target, f"winograd {size}", "arm.winograd_conv2d",
                 lambda a, b, moved=moved: winograd_conv2d(
-                    a, b, moved, _marks(RegisterTile(4, 4, 1))
+                    a, b, moved, marks(RegisterTile(4, 4, 1))
                 ),
                 (x, pack_winograd_weight(w, moved)), want, 72,
             ),
@@ -187,22 +188,22 @@ def _floats(target: Target) -> Iterator[Case]:
         )  # fmt: skip
     tile = choose_tile(49, 33, target.level)
     product = BatchMatmulShape((2, 3), 49, 17, 33, tile.rows, tile.channels, (0, 1, 2, 3))
-    x, y = _values(8, False, (2, 3, 49, 17), (2, 3, 17, 33))
+    x, y = values(8, False, (2, 3, 49, 17), (2, 3, 17, 33))
     yield _made(
         target, "batch matmul", "arm.batch_matmul",
         lambda a, b: batch_matmul(
-            a, b, product, {**_marks(tile), "lepton.operand": "float32"},
+            a, b, product, {**marks(tile), "lepton.operand": "float32"},
             lambda t, i: t[tuple(i)], lambda t, i: t[tuple(i)],
         ),
         (x, y), x.astype(np.float64) @ y, 17,
     )  # fmt: skip
-    x = 5 * _values(9, False, (3, 197), (1,))[0]
+    x = 5 * values(9, False, (3, 197), (1,))[0]
     powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
     yield _made(
         target, "softmax", "arm.rows", rows.softmax, (x,),
         powers / powers.sum(-1, keepdims=True), 1,
     )  # fmt: skip
-    x = _values(10, False, (2, 5, 7, 10), (1,))[0]
+    x = values(10, False, (2, 5, 7, 10), (1,))[0]
     yield _made(
         target, "sum", "arm.reduction", lambda t: topi.sum(t, [1, 2]), (x,),
         x.astype(np.float64).sum((1, 2)), 35,

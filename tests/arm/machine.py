@@ -24,7 +24,7 @@ import pytest
 __all__ = ["ARCHITECTURE", "Machine", "Unavailable", "machine", "prepare"]
 
 ARCHITECTURE = "aarch64"
-_QEMU = "qemu-aarch64-static"
+_QEMU = ("qemu-aarch64-static", "qemu-aarch64")  # newer Debians have the second name
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _DEBIAN = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 # What `lepton_tvm.runtime`, the command line and TVM's RPC import.
@@ -82,9 +82,13 @@ def _prepared() -> Machine | str:
 
 def prepare() -> Machine:
     """The machine, made on first use (about 20 s) and cached; raises Unavailable."""
-    for program, package in ((_QEMU, "qemu-user-static"), ("apt-get", "apt"), ("dpkg-deb", "dpkg")):
+    if platform.machine() != "x86_64":
+        raise Unavailable(f"it is emulated on x86_64 only, this machine is {platform.machine()}")
+    if _qemu() is None:
+        raise Unavailable(f"{_QEMU[0]} is missing (Debian: apt-get install qemu-user-static)")
+    for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise Unavailable(f"{program} is missing (Debian: apt-get install {package})")
+            raise Unavailable(f"{program} is missing")
     release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     if not Path(_KEYRING).is_file() or not release:
         raise Unavailable("this is not Debian: its arm64 packages cannot be checked")
@@ -103,6 +107,10 @@ def prepare() -> Machine:
             _write_wrapper(folder)
             shutil.rmtree(folder / "apt")
     return Machine(folder / "python")
+
+
+def _qemu() -> str | None:
+    return next((path for name in _QEMU if (path := shutil.which(name))), None)
 
 
 def _debian_packages(folder: Path, release: str) -> list[Path]:
@@ -165,7 +173,7 @@ def _write_wrapper(folder: Path) -> None:
         "#!/bin/sh\n"
         f"export PYTHONHOME='{folder}/root/usr'\n"
         f"export PYTHONPATH='{folder}/site'\"${{PYTHONPATH:+:$PYTHONPATH}}\"\n"
-        f"exec {shutil.which(_QEMU)} -L '{folder}/root' -0 '{wrapper}' '{python}' \"$@\"\n"
+        f"exec {_qemu()} -L '{folder}/root' -0 '{wrapper}' '{python}' \"$@\"\n"
     )
     partial.chmod(0o755)
     partial.rename(wrapper)

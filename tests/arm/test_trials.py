@@ -18,7 +18,7 @@ from lepton_tvm.targets import parse_target
 from lepton_tvm.trials import Argument, BuildRequest, RunRequest, RunResult
 from lepton_tvm.trials.kernel_build import build_kernel
 from lepton_tvm.trials.remote import RpcRunner
-from tests.arm.cases import _marks, _values
+from tests.arm.cases import marks, values
 from tests.arm.machine import machine
 from tests.device import servers
 
@@ -33,10 +33,10 @@ def candidates(folder: Path) -> tuple[list[Path], tuple[Argument, ...]]:
     shape = MatmulShape(
         (ROWS,), DEPTH, COLUMNS, 4, tile.rows, tile.channels, offset=target.level.offset
     )
-    x, w = _values(0, True, (ROWS, DEPTH), (DEPTH, COLUMNS))
+    x, w = values(0, True, (ROWS, DEPTH), (DEPTH, COLUMNS))
     packed = pack_matmul_weight(w, shape)
     ins = [te.placeholder(a.shape, str(a.dtype), n) for a, n in ((x, "x"), (packed, "w"))]
-    out = matmul(ins[0], ins[1], shape, _marks(tile, 4))
+    out = matmul(ins[0], ins[1], shape, marks(tile, 4))
     func = te.create_prim_func([*ins, out])
     module = tvm.ir.save_json(tvm.IRModule({"main": func}))
     made = [
