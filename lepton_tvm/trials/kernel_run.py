@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure.latency import Rounds, measure_interleaved
-from lepton_tvm.runtime.library import ffi, global_function
+from lepton_tvm.runtime.library import cuda_runtime, ffi, global_function
 from lepton_tvm.runtime.threads import run_with_threads
 from lepton_tvm.trials.check import difference
 from lepton_tvm.trials.requests import Argument, RunRequest, RunResult
@@ -39,13 +39,13 @@ def run_kernel(request: RunRequest) -> RunResult:
 
     Raises what loading or calling the libraries raises.
     """
-    given: dict[Argument, Any] = {}
-    candidate = _Kernel(request.path, request.arguments, given, _CANDIDATE_FILL)
+    place = _Place(request.on_gpu)
+    candidate = _Kernel(request.path, request.arguments, place, _CANDIDATE_FILL)
     if request.reference is None:
         run_with_threads(request.threads, candidate.call)
         samples = run_with_threads(request.threads, lambda: _time(request, candidate, None))
         return RunResult(request.id, "ok", tuple(samples["candidate"]))
-    reference = _Kernel(request.reference, request.reference_arguments, given, _REFERENCE_FILL)
+    reference = _Kernel(request.reference, request.reference_arguments, place, _REFERENCE_FILL)
     run_with_threads(request.threads, reference.call)
     want = reference.outputs()
     for times in ("first", "last"):
@@ -66,19 +66,36 @@ def request_bytes(request: RunRequest) -> int:
     return sum(_size(a) for a in both)
 
 
+class _Place:
+    """Where the arguments lie: in memory, or on the first GPU; inputs are read once."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        if on_gpu:
+            cuda_runtime()
+        self.on_gpu = on_gpu
+        self.device = ffi().device("cuda" if on_gpu else "cpu", 0)
+        self.given: dict[Argument, Any] = {}
+
+    def read(self, argument: Argument) -> Any:
+        if argument not in self.given:
+            self.given[argument] = _read(argument, self.device)
+        return self.given[argument]
+
+    def wait(self) -> None:
+        """Until the kernels that were started are done; on a CPU they are when they return."""
+        if self.on_gpu:
+            global_function("runtime.Device_StreamSync")(self.device, 0)
+
+
 class _Kernel:
     """A loaded library and its arguments."""
 
-    def __init__(
-        self, path: str, arguments: Sequence[Argument], given: dict[Argument, Any], fill: int
-    ) -> None:
+    def __init__(self, path: str, arguments: Sequence[Argument], place: _Place, fill: int) -> None:
         self._main = ffi().load_module(os.path.realpath(path))["main"]
-        self._outputs = [(a, _filled(a, fill)) for a in arguments if a.path is None]
+        self._place = place
+        self._outputs = [(a, _filled(a, fill, place.device)) for a in arguments if a.path is None]
         outputs = iter(self._outputs)
-        for a in arguments:
-            if a.path is not None and a not in given:
-                given[a] = _read(a)
-        self._arguments = [next(outputs)[1] if a.path is None else given[a] for a in arguments]
+        self._arguments = [next(outputs)[1] if a.path is None else place.read(a) for a in arguments]
 
     def call(self) -> None:
         self._main(*self._arguments)
@@ -89,6 +106,7 @@ class _Kernel:
         start = time.perf_counter_ns()
         for _ in range(number):
             main(*arguments)
+        self._place.wait()
         return (time.perf_counter_ns() - start) / number / 1e9
 
     def outputs(self) -> list[Array]:
@@ -138,29 +156,29 @@ def _wrong(got: Sequence[Array], want: Sequence[Array], tolerance: float) -> str
     return None
 
 
-def _read(argument: Argument) -> Any:
+def _read(argument: Argument, device: Any) -> Any:
     assert argument.path is not None
     data = np.fromfile(argument.path, np.uint8)
     due = _size(argument)
     if data.size != due:
         raise InputError(f"argument file {argument.path} holds {data.size} bytes, not {due}")
-    return _tensor(argument, data)
+    return _tensor(argument, data, device)
 
 
-def _filled(argument: Argument, fill: int) -> Any:
-    return _tensor(argument, np.full(_size(argument), fill, np.uint8))
+def _filled(argument: Argument, fill: int, device: Any) -> Any:
+    return _tensor(argument, np.full(_size(argument), fill, np.uint8), device)
 
 
 def _size(argument: Argument) -> int:
     return _dtype(argument.dtype).itemsize * int(np.prod(argument.shape, dtype=np.int64))
 
 
-def _tensor(argument: Argument, data: Array) -> Any:
+def _tensor(argument: Argument, data: Array, device: Any) -> Any:
     """A tensor of TVM's own allocation, aligned as kernels expect."""
     core = ffi()
     shape, dtype = core.Shape(list(argument.shape)), core.dtype(argument.dtype)
     allocate = global_function("runtime.TVMTensorAllocWithScope")
-    tensor = allocate(shape, dtype, core.device("cpu", 0), None)
+    tensor = allocate(shape, dtype, device, None)
     source = data.ctypes.data_as(ctypes.c_void_p)
     global_function("runtime.TVMTensorCopyFromBytes")(tensor, source, data.size)
     return tensor

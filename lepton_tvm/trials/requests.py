@@ -76,7 +76,8 @@ class RunRequest:
     kernel's parameters, outputs last with `path` None. Packed constants differ between the two,
     outputs have the same shapes and must agree: exactly for integers, within `tolerance` times the
     largest reference output for floats. Without a reference nothing is compared. Both kernels run
-    in turns for about `budget_s` seconds together, on `threads` threads.
+    in turns for about `budget_s` seconds together, on `threads` threads. `on_gpu`: their arguments
+    lie on the first GPU, and a time ends when the kernels it started are done.
     """
 
     id: str
@@ -87,6 +88,7 @@ class RunRequest:
     tolerance: float = 1e-4
     threads: int = 1
     budget_s: float = 0.05
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,7 @@ class TrialLoop:
             reference_arguments=self.tasks.variant(task, 0).arguments,
             tolerance=tolerance_of(task),
             threads=self.threads,
+            on_gpu=self.target.family == "cuda",
         )
 
 

@@ -22,3 +22,10 @@ def test_demo_network(kernels: Any, tmp_path: Path, precision: str, target: str)
         np.testing.assert_array_equal(got, want)
     else:
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * np.abs(want).max())
+
+
+def test_a_candidate_is_checked_and_timed(kernels: Any, tmp_path: Path) -> None:
+    result = kernels(whole.trial, str(tmp_path))
+    assert (result.state, result.error) == ("ok", None)
+    assert len(result.samples_s) >= 1
+    assert min(result.samples_s) > 0

@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tvm
+from tvm import te
 
 import lepton_tvm as lt
 from lepton_tvm import runtime
 from lepton_tvm.runtime import loader
 from lepton_tvm.targets.driver import Device, Devices, gpus
+from lepton_tvm.trials.kernel_build import build_kernel
+from lepton_tvm.trials.kernel_run import run_kernel
+from lepton_tvm.trials.requests import Argument, BuildRequest, RunRequest, RunResult
 from tests.passes.check import run
 
-__all__ = ["both"]
+__all__ = ["both", "trial"]
 
 Array = npt.NDArray[Any]
 
@@ -46,3 +51,23 @@ def both(path: str, precision: str, target: str, folder: str) -> tuple[Array, Ar
         return first, run(model.module, x)[0]
     lt.compile(model, target="x86:sse", output=on_cpu, db=False, winograd=False)
     return first, runtime.load(on_cpu)(x)
+
+
+def trial(folder: str) -> RunResult:
+    """A candidate of an elementwise kernel beside the zero-trial one, as tuning runs them."""
+    a, b = te.placeholder((64, 33), name="a"), te.placeholder((64, 33), name="b")
+    out = te.compute((64, 33), lambda i, j: a[i, j] * b[i, j] + a[i, j])
+    text = tvm.ir.save_json(tvm.IRModule({"main": te.create_prim_func([a, b, out])}))
+    built = [
+        str(build_kernel(BuildRequest("k", text, "cuda:sm_80", 1, decisions), folder))
+        for decisions in ({}, {"threads": 64})
+    ]
+    rng = np.random.default_rng(0)
+    arguments = []
+    for name in "ab":
+        path = Path(folder) / f"{name}.bin"
+        path.write_bytes(rng.random((64, 33), np.float32).tobytes())
+        arguments.append(Argument((64, 33), "float32", str(path)))
+    given = (*arguments, Argument((64, 33), "float32", None))
+    zero, candidate = built
+    return run_kernel(RunRequest("k", candidate, given, zero, given, on_gpu=True))
