@@ -6,6 +6,7 @@ kernels (TVM's `ffi.Module.load_from_bytes.cuda`) and the device's memory (ordin
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 import struct
@@ -77,19 +78,19 @@ def install() -> None:
 
 def _loaded(data: bytes) -> Any:
     """A module of emulated kernels from a CUDA module's bytes (see `artifact/device_code.py`)."""
-    import ctypes
-
     blob = bytes(data)
     start = blob.index(_MAGIC)
-    folder = tempfile.mkdtemp(prefix="gpu-emulator-")
-    path = Path(folder) / "kernels.so"
-    path.write_bytes(blob[start + len(_MAGIC) :])
-    library = ctypes.CDLL(str(path))
-    for name, tags in _launch_tags(blob[: start - 8]).items():
-        numbers = [("blockIdx", "threadIdx").index(t[:-2]) * 3 + "xyz".index(t[-1]) for t in tags]
-        given = (ctypes.c_int * len(numbers))(*numbers)
-        getattr(library, f"launch_order_{name}")(given, len(numbers))
-    return tvm_ffi.load_module(str(path))
+    with tempfile.TemporaryDirectory(prefix="gpu-emulator-") as folder:
+        path = Path(folder) / "kernels.so"
+        path.write_bytes(blob[start + len(_MAGIC) :])
+        library = ctypes.CDLL(str(path))
+        for name, tags in _launch_tags(blob[: start - 8]).items():
+            places = [
+                ("blockIdx", "threadIdx").index(t[:-2]) * 3 + "xyz".index(t[-1]) for t in tags
+            ]
+            given = (ctypes.c_int * len(places))(*places)
+            getattr(library, f"launch_order_{name}")(given, len(places))
+        return tvm_ffi.load_module(str(path))
 
 
 def _launch_tags(table: bytes) -> dict[str, list[str]]:
