@@ -19,6 +19,8 @@ from lepton_tvm.measure.inputs import read_arrays, write_arrays
 from lepton_tvm.measure.latency import Rounds
 from lepton_tvm.measure.machine import Machine
 from lepton_tvm.runtime.loader import check_machine
+from lepton_tvm.targets.driver import Device as Gpu
+from lepton_tvm.targets.driver import Devices
 
 __all__ = ["RemoteArtifacts", "arrays_from", "arrays_to", "device_session", "remote_artifacts"]
 
@@ -38,6 +40,8 @@ class RemoteArtifacts:
         facts, _ = session.ask("hello")
         self.flags = frozenset(facts["flags"])
         self.threads = int(facts["threads"])
+        found = tuple(Gpu(**gpu) for gpu in facts.get("gpus", ()))
+        self.gpus = Devices(found, None if found else "the device has no NVIDIA GPU")
         self._machine = Machine.from_json(facts["machine"])
 
     @property
@@ -47,7 +51,7 @@ class RemoteArtifacts:
 
     def check(self, manifest: Mapping[str, Any], label: str) -> None:
         """Raise TargetError for an artifact that the device cannot run."""
-        check_machine(manifest, label, flags=self.flags, arch=self._machine.arch)
+        check_machine(manifest, label, flags=self.flags, arch=self._machine.arch, devices=self.gpus)
 
     def open(self, paths: Mapping[str, Path], threads: int) -> dict[str, dict[str, Any]]:
         """Bring and load artifacts; the device checks their hashes, then loads as `load` does."""

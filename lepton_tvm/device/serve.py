@@ -7,6 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from lepton_tvm.device.server import Server, is_loopback
@@ -16,6 +17,7 @@ from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.measure.machine import this_machine
 from lepton_tvm.runtime.library import ffi, remote_calls, tvm_version
 from lepton_tvm.targets import cpu_flags, parse_target
+from lepton_tvm.targets.driver import gpus
 
 __all__ = ["device_facts", "serve_device"]
 
@@ -57,6 +59,7 @@ def _facts(threads: int) -> dict[str, Any]:
         "machine": this_machine().to_json(),
         "flags": sorted(cpu_flags()),
         "target": _native(),
+        "gpus": [asdict(gpu) for gpu in gpus().devices],
         "threads": threads,
         "versions": {"lepton_tvm": own_version(), "tvm": tvm_version()},
     }

@@ -11,8 +11,10 @@ import pytest
 
 from lepton_tvm.compare import compare
 from lepton_tvm.db import Database, open_database
+from lepton_tvm.device.artifacts import remote_artifacts
 from lepton_tvm.errors import ArtifactError, DeviceError, InputError, TargetError
 from lepton_tvm.measure import Machine, Rounds, this_machine
+from lepton_tvm.targets.driver import Device, Devices
 from tests.artifact import toy
 from tests.cli.conftest import Lepton
 from tests.device import servers
@@ -87,8 +89,6 @@ def test_a_tracker_without_a_key_is_refused(db: Database, tracker: servers.Runni
 def test_the_device_checks_artifacts_itself(
     tmp_path: Path, tracker: servers.Running, other: servers.Running
 ) -> None:
-    from lepton_tvm.device.artifacts import remote_artifacts
-
     sha256 = toy.write(tmp_path / "d.so", toy.dense(), cpu_features=["no_such_feature"])
     with remote_artifacts(tracker.address, "other") as remote:
         with pytest.raises(TargetError, match="no_such_feature"):
@@ -118,3 +118,16 @@ def test_commands_for_the_farm(
 
 def test_a_machine_survives_json() -> None:
     assert Machine.from_json(this_machine().to_json()) == this_machine()
+
+
+def test_an_artifact_for_gpus_is_checked_against_the_devices_own(
+    tracker: servers.Running, other: servers.Running
+) -> None:
+    with remote_artifacts(tracker.address, "other") as remote:
+        wanted = {"capability": 80, "archs": ["sm_80"]}
+        manifest = {"arch": this_machine().arch, "cpu_features": [], "gpu": wanted}
+        remote.gpus = Devices((), "the device has no NVIDIA GPU")
+        with pytest.raises(TargetError, match="the device has no NVIDIA GPU"):
+            remote.check(manifest, "a")
+        remote.gpus = Devices((Device("one", 90, 13000),))
+        remote.check(manifest, "a")
