@@ -28,7 +28,13 @@ from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.ir.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
 from lepton_tvm.ir.kernels.gemm import Window
-from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, conv_plans
+from lepton_tvm.ir.kernels.kernel_plan import (
+    DEFAULT_PLANS,
+    KernelPlan,
+    Plans,
+    conv_plans,
+    product_plans,
+)
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
 from lepton_tvm.passes.base import PassReport, Skipped
@@ -43,6 +49,7 @@ from lepton_tvm.passes.lower_tiles import tiled_conv2d, tiled_matmul
 from lepton_tvm.passes.packed_kernel import (
     PackedKernel,
     first_layer_kernel,
+    matrix_kernel,
     winograd_kernel,
 )
 from lepton_tvm.passes.quantize.ops import is_depthwise
@@ -216,7 +223,13 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         def made(dot: int) -> PackedKernel:
             row_bytes = depth * weight.itemsize
             tiles = self._tiles(rows, columns, weight, dot, row_bytes)
-            tile = self._choose([KernelPlan(tile) for tile in tiles]).tile
+            plans = [KernelPlan(tile) for tile in tiles]
+            if self._isa.matrix and weight.dtype == "int8":
+                plans = product_plans(rows, depth, columns, tiles, self._isa)
+            plan = self._choose(plans)
+            tile = plan.tile
+            if plan.matrix:
+                return matrix_kernel(weight, leading, tile)
             shape = MatmulShape(
                 leading, depth, columns, dot, tile.rows, tile.channels, wide,
                 self._offset(dot, weight),

@@ -9,12 +9,13 @@ from typing import Any
 from lepton_tvm.ir.graph import Array, Expr
 from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
-from lepton_tvm.ir.kernels.matmul import MatmulShape
+from lepton_tvm.ir.kernels.matmul import MatmulShape, pack_matmul_weight
+from lepton_tvm.ir.kernels.matrix_matmul import MATRIX_DEPTH, matrix_matmul
 from lepton_tvm.ir.kernels.register_tile import RegisterTile
 from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan
 
-__all__ = ["PackedKernel", "first_layer_kernel", "winograd_kernel"]
+__all__ = ["PackedKernel", "first_layer_kernel", "matrix_kernel", "winograd_kernel"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,13 @@ def winograd_kernel(weight: Array, plan: WinogradPlan) -> PackedKernel:
         return winograd_conv2d(a, b, plan.shape, notes)
 
     return PackedKernel("winograd_conv2d", kernel, plan.shape.conv, plan.tile, packed)
+
+
+def matrix_kernel(weight: Array, leading: tuple[int, ...], tile: RegisterTile) -> PackedKernel:
+    """The product with int8 `weight` [depth, columns] by a matrix instruction."""
+    depth, columns = weight.shape
+    shape = MatmulShape(
+        leading, depth, columns, MATRIX_DEPTH, tile.rows, tile.channels, matrix=True
+    )
+    packed = pack_matmul_weight(weight, shape)
+    return PackedKernel("matmul", matrix_matmul, shape, tile, packed)

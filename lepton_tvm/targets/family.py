@@ -51,6 +51,11 @@ class Level(Protocol):
         ...
 
     @property
+    def matrix(self) -> bool:
+        """Whether one instruction multiplies 2 rows by 2 columns of 8 bytes, into 4 sums."""
+        ...
+
+    @property
     def bf16(self) -> bool:
         """Whether one instruction adds two bfloat16 products into a float32 lane."""
         ...

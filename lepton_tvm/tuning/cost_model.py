@@ -21,7 +21,7 @@ from lepton_tvm.tuning.trees import Trees
 __all__ = ["CHOICES", "KIND", "WIDTH", "CostModel", "features"]
 
 _KERNELS = ("conv2d", "matmul", "depthwise_conv2d", "winograd_conv2d", "batch_matmul")
-_TILE = ("tile_rows", "tile_lanes", "tile_vectors", "winograd_tile", "winograd_group")
+_TILE = ("tile_rows", "tile_lanes", "tile_vectors", "winograd_tile", "winograd_group", "matrix")
 #: The choice points that the model knows; others are one number of how many differ.
 CHOICES = (
     "channel_blocks_outermost",
@@ -40,9 +40,9 @@ CHOICES = (
     "upstream_sample",
 )
 #: Names the features and the target; changes with them, so that a stored model fits or is not used.
-KIND = "xgboost-speedup-1"
+KIND = "xgboost-speedup-2"
 #: How many numbers `features` gives.
-WIDTH = 25 + len(CHOICES)
+WIDTH = 26 + len(CHOICES)
 _LEAST_RECORDS = 24
 _ROUNDS = 80
 _PARAMETERS = {

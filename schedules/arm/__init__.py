@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton_tvm.schedules.arm.intrinsics import dot_unit
+from lepton_tvm.schedules.arm.matrix_matmul import MatrixMatmul
 from lepton_tvm.schedules.base import ScheduleRule
 from lepton_tvm.schedules.cpu.batch_matmul import BatchMatmul
 from lepton_tvm.schedules.cpu.conv2d import Conv2d
@@ -21,6 +22,7 @@ RULES: tuple[ScheduleRule, ...] = (
     Conv2d("arm.conv2d", dot_unit),
     WinogradConv2d("arm.winograd_conv2d", dot_unit),
     DepthwiseConv2d("arm.depthwise_conv2d", dot_unit),
+    MatrixMatmul("arm.matrix_matmul"),
     Matmul("arm.matmul", dot_unit),
     BatchMatmul("arm.batch_matmul"),
     WithUpstream("arm.elementwise", Elementwise("arm.elementwise"), samples=1),

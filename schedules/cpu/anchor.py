@@ -11,6 +11,7 @@ from tvm.s_tir import Schedule
 from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, same_block
 
 __all__ = [
+    "FORMS",
     "Anchor",
     "dot_loops",
     "find_anchor",
@@ -18,8 +19,12 @@ __all__ = [
     "parallel_outer",
     "shared_by",
     "split_depth",
+    "unroll_between",
     "vectorize_inner",
 ]
+
+#: Annotations of reductions for tile registers and for matrix instructions.
+FORMS = ("lepton.tiles", "lepton.matrix")
 
 # Operations that one round of the loop over input channels may take.
 _MOST_COPIES = 256
@@ -63,11 +68,12 @@ class Anchor:
         return {"float32": 4, "bfloat16": 2}.get(self.operand, 1)
 
 
-def find_anchor(sch: Schedule, kernel: str, tiles: bool = False) -> Anchor | None:
+def find_anchor(sch: Schedule, kernel: str, form: str | None = None) -> Anchor | None:
     """Find the reduction annotated `kernel` and inline its epilogue into the block that stores.
 
-    `tiles`: whether its weights are packed for tile registers. None when the function has no such
-    reduction or more than one output block.
+    `form` is one of `FORMS` where its weights are packed for another unit than vector registers;
+    with a matrix instruction the blocks that arrange its operand and its sums are left as well.
+    None when the function has no such reduction or more than one output block.
     """
     root = sch.get_sblock("root")
     blocks = sch.get_child_blocks(root)
@@ -75,7 +81,7 @@ def find_anchor(sch: Schedule, kernel: str, tiles: bool = False) -> Anchor | Non
         b
         for b in blocks
         if block_notes(sch, b).get("lepton.kernel") == kernel
-        and ("lepton.tiles" in block_notes(sch, b)) == tiles
+        and next((f for f in FORMS if f in block_notes(sch, b)), None) == form
     ]
     outputs = sch.get_output_blocks(root)
     if len(anchors) != 1 or len(outputs) != 1 or len(sch.get_producers(anchors[0])) > 1:
@@ -83,6 +89,8 @@ def find_anchor(sch: Schedule, kernel: str, tiles: bool = False) -> Anchor | Non
     reduction, store = anchors[0], outputs[0]
     producers = sch.get_producers(reduction)
     fixed = [reduction, store, *producers]
+    if form == "lepton.matrix":
+        fixed += [*sch.get_producers(producers[0]), *sch.get_consumers(reduction)]
     for block in blocks:
         if not any(same_block(sch, block, f) for f in fixed):
             sch.compute_inline(block)
@@ -174,10 +182,10 @@ def finish_tile(
     vectorize_inner(sch, anchor.store, anchor.lanes)
     is_float = not anchor.operand.startswith("uint8")
     if choices.pick(sch, "unroll_epilogue", [0, 1], int(is_float)):
-        _unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
+        unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
 
 
-def _unroll_between(sch: Schedule, at: Loop, block: Block, most: int) -> None:
+def unroll_between(sch: Schedule, at: Loop, block: Block, most: int) -> None:
     """Unroll the loops of `block` inside `at`, but for its last one, which is vectorised.
 
     Not where they make more than `most` copies: an epilogue that spreads the sums over a larger

@@ -10,6 +10,7 @@ from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import (
+    Anchor,
     dot_loops,
     find_anchor,
     finish_tile,
@@ -22,7 +23,7 @@ from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
 from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
-__all__ = ["Matmul"]
+__all__ = ["Matmul", "columns_outermost", "flatten_rows"]
 
 # Weights within this size are read again from the first- and second-level cache at no cost.
 _NEAR_WEIGHTS = 64 * 1024
@@ -49,18 +50,13 @@ class Matmul:
         anchor = find_anchor(sch, "matmul")
         if anchor is None:
             return None
-        _flatten_rows(sch, anchor.store)
+        flatten_rows(sch, anchor.store)
         m, k, rc, *rest = sch.get_loops(anchor.reduction)
         rows, columns, *depths = [int(sch.get(loop).extent) for loop in (m, k, rc, *rest)]
         macs = rows * columns * math.prod(depths)
         block = anchor.lanes * anchor.vectors
         size = anchor.weight_bytes
-        weights = columns * math.prod(depths) * size
-        again_weights = weights * (rows // anchor.rows) if weights > _NEAR_WEIGHTS else 0
-        again_rows = rows * math.prod(depths) * size * (columns // block)
-        columns_out = choices.pick(
-            sch, "column_blocks_outermost", [0, 1], int(again_weights > again_rows)
-        )
+        columns_out = columns_outermost(sch, choices, anchor, rows, columns, math.prod(depths))
         mo, mi = sch.split(m, [None, anchor.rows])
         ko, kv, kl = sch.split(k, [None, anchor.vectors, anchor.lanes])
         rc, *inside = dot_loops(sch, anchor, rc, kl, rest)
@@ -85,7 +81,18 @@ class Matmul:
         return sch
 
 
-def _flatten_rows(sch: Schedule, store: Block) -> None:
+def columns_outermost(
+    sch: Schedule, choices: Choices, anchor: Anchor, rows: int, columns: int, depth: int
+) -> int:
+    """Whether column blocks go outermost: by default where that reads fewer bytes again."""
+    weights = columns * depth * anchor.weight_bytes
+    again_weights = weights * (rows // anchor.rows) if weights > _NEAR_WEIGHTS else 0
+    blocks = columns // (anchor.lanes * anchor.vectors)
+    again_rows = rows * depth * anchor.weight_bytes * blocks
+    return choices.pick(sch, "column_blocks_outermost", [0, 1], int(again_weights > again_rows))
+
+
+def flatten_rows(sch: Schedule, store: Block) -> None:
     """Make the storing block two-dimensional, as the product is: all rows, columns."""
     loops = sch.get_loops(store)
     extents = [int(sch.get(loop).extent) for loop in loops]

@@ -43,7 +43,8 @@ class AmxProduct:
         if not target.level.amx:
             return None
         sch = new_schedule(func)
-        anchor = find_anchor(sch, "conv2d", tiles=True) or find_anchor(sch, "matmul", tiles=True)
+        form = "lepton.tiles"
+        anchor = find_anchor(sch, "conv2d", form) or find_anchor(sch, "matmul", form)
         if anchor is None:
             return None
         shape = TileShape.from_json(str(block_notes(sch, anchor.reduction)["lepton.tiles"]))

@@ -18,9 +18,11 @@ from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_wei
 from lepton_tvm.ir.kernels.dot import dot_candidates
 from lepton_tvm.ir.kernels.image import Image, image_conv2d
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_tile
+from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_tile, matrix_tiles
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
+from lepton_tvm.passes.packed_kernel import matrix_kernel
 from lepton_tvm.schedules.arm import RULES
+from lepton_tvm.schedules.base import Choices, Decided
 from lepton_tvm.targets import Target
 from tests.schedules.reference import conv2d_reference, scheduled
 from tests.schedules.test_conv2d import SIZES, WINDOWS, case, notes
@@ -65,6 +67,10 @@ def cases(target: Target) -> Iterator[Case]:
         yield _conv(target, "3x3 same", (1, 7, 9, 12, 40), dot, 4, offset, 5)
         for product in PRODUCTS:
             yield _product(target, *product, dot, offset)
+    if level.matrix:
+        for product in (*PRODUCTS, ((2, 3), 8, 6), ((1, 6, 6), 40, 36)):
+            yield _matrix_product(target, *product)
+            yield _matrix_product(target, *product, last=True)
     for layer in ("7x7 stride 2", "3x3 asymmetric", "5x3 dilated"):
         yield _first_layer(target, layer, 1, 0)
         if level.dot4:
@@ -74,9 +80,9 @@ def cases(target: Target) -> Iterator[Case]:
 
 def _made(
     target: Target, name: str, rule: str, kernel: Callable[..., te.Tensor],
-    inputs: tuple[Array, ...], want: Array, terms: int,
+    inputs: tuple[Array, ...], want: Array, terms: int, choices: Choices | None = None,
 ) -> Case:  # fmt: skip
-    func, shape, dtype = scheduled(kernel, _RULE[rule], target, inputs)
+    func, shape, dtype = scheduled(kernel, _RULE[rule], target, inputs, choices)
     symbol = "".join(c if c.isalnum() else "_" for c in name)
     arguments = (*inputs, np.zeros(shape, dtype))
     # rounding of a sum of `terms` products of unit variance
@@ -135,6 +141,21 @@ def _product(
         lambda a, b: matmul(a, b, shape, marks(tile, dot)),
         (x, pack_matmul_weight(w, shape)),
         (x.astype(np.float64) - offset) @ w.astype(np.float64), depth,
+    )  # fmt: skip
+
+
+def _matrix_product(
+    target: Target, leading: tuple[int, ...], depth: int, columns: int, last: bool = False
+) -> Case:
+    """With the default tile and choices, or the last tile and other choices."""
+    tile = matrix_tiles(int(np.prod(leading)), columns, target.level)[-1 if last else 0]
+    other = {"column_blocks_outermost": 1, "unroll_depth": 2, "unroll_epilogue": 1}
+    x, w = values(depth, True, (*leading, depth), (depth, columns))
+    made = matrix_kernel(w, leading, tile)
+    return _made(
+        target, f"matrix {leading} {depth} {columns} {last}", "arm.matrix_matmul",
+        lambda a, b: made.kernel(a, b, made.shape, marks(tile, 8)), (x, made.packed),
+        x.astype(np.float64) @ w.astype(np.float64), depth, Decided(other if last else {}),
     )  # fmt: skip
 
 

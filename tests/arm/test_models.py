@@ -164,7 +164,9 @@ def test_artifacts_are_small_libraries_for_arm(
     kernels = [k for k in manifest["kernels"] if k["macs"]]
     assert {k["precision"] for k in kernels} == {"int8"}
     assert {k["instruction"] for k in kernels} == {"sdot"}
-    assert not [k["name"] for k in manifest["kernels"] if k["schedule"] == "default"]
+    newest = artifacts["int8", "arm:i8mm"].manifest["kernels"]
+    assert {k["instruction"] for k in newest if k["macs"]} == {"usdot", "usmmla"}
+    assert not [k["name"] for k in (*newest, *manifest["kernels"]) if k["schedule"] == "default"]
     header = subprocess.run(
         ["readelf", "-h", "-S", str(made.path)], capture_output=True, text=True, check=True
     ).stdout

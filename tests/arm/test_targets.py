@@ -13,7 +13,8 @@ import tvm
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.errors import ArtifactError, TargetError
 from lepton_tvm.ir.kernels.dot import is_exact
-from lepton_tvm.ir.kernels.register_tile import row_candidates
+from lepton_tvm.ir.kernels.kernel_plan import product_plans
+from lepton_tvm.ir.kernels.register_tile import ranked_tiles, row_candidates
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.runtime.loader import check_machine
 from lepton_tvm.targets import parse_target
@@ -108,20 +109,45 @@ def test_only_two_neighbouring_weights_of_minus_128_leave_16_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "instructions"),
-    [("neon", {"smull", "sadalp"}), ("dotprod", {"sdot"}), ("i8mm", {"usdot"})],
+    ("level", "kernel", "instructions"),
+    [
+        ("neon", "matmul__1__37__64_1000_4", {"smull", "sadalp"}),
+        ("dotprod", "matmul__1__37__64_1000_4", {"sdot"}),
+        ("i8mm", "matmul__1__37__64_1000_4", {"usdot"}),
+        ("i8mm", "matrix__1__37__64_1000", {"usmmla"}),
+    ],
 )
 def test_the_innermost_loop_of_a_product_stays_in_registers(
-    level: str, instructions: set[str]
+    level: str, kernel: str, instructions: set[str]
 ) -> None:
     target = parse_target(f"arm:{level}")
-    made = next(c for c in cases(target) if c.name.startswith("matmul__1__37__64_1000_4"))
+    made = next(c for c in cases(target) if c.name.startswith(kernel))
     module = tvm.IRModule({made.name: made.func})
     built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
     loop = _largest_loop(built.mod.inspect_source("asm"))
     assert instructions <= set(re.findall(r"^\t(\w+)\t", loop, re.M))
     assert "[sp" not in loop
-    assert len(re.findall(r"^\tmov\tv", loop, re.M)) <= 1
+    assert len(re.findall(r"^\tmov\tv\d+\.16b", loop, re.M)) <= 1  # whole registers
+
+
+def test_the_matrix_instruction_is_the_default_where_it_takes_fewer_instructions() -> None:
+    i8mm = LEVELS["i8mm"]
+
+    def matrix(rows: int, depth: int, columns: int) -> list[bool]:
+        tiles = ranked_tiles(rows, columns, i8mm, 4)
+        return [p.matrix for p in product_plans(rows, depth, columns, tiles, i8mm)]
+
+    assert not any(matrix(1, 64, 1000))
+    for shape in ((2, 64, 1000), (49, 320, 1280), (3136, 24, 96), (49, 12, 128)):
+        assert matrix(*shape)[0]
+        assert not all(matrix(*shape))  # a search may take either
+    for shape in ((3136, 4, 96), (3136, 12, 8)):  # a depth that only usmmla must copy
+        assert not matrix(*shape)[0]
+        assert any(matrix(*shape))
+    made = product_plans(2, 64, 1000, ranked_tiles(2, 1000, i8mm, 4), i8mm)
+    assert len({tuple(p.decisions.items()) for p in made}) == len(made)
+    assert made[0].decisions["matrix"] == 1
+    assert all(p.tile.rows % 2 == 0 for p in made if p.matrix)
 
 
 def test_tiles_leave_room_for_the_halves_of_weights() -> None:

@@ -7,18 +7,28 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.register_tile import RegisterFile, RegisterTile
+from lepton_tvm.ir.kernels.matrix_matmul import saves_instructions
+from lepton_tvm.ir.kernels.register_tile import RegisterFile, RegisterTile, matrix_tiles
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, is_worth, winograd_plans
 
-__all__ = ["DEFAULT_PLANS", "DefaultPlans", "KernelPlan", "Plans", "PlansByOp", "conv_plans"]
+__all__ = [
+    "DEFAULT_PLANS",
+    "DefaultPlans",
+    "KernelPlan",
+    "Plans",
+    "PlansByOp",
+    "conv_plans",
+    "product_plans",
+]
 
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """A register tile, of the plain sums or of Winograd's products."""
+    """A register tile, of the plain sums, of a matrix instruction or of Winograd's products."""
 
     tile: RegisterTile
     winograd: WinogradPlan | None = None
+    matrix: bool = False
     #: The names of all decisions of plans.
     names: ClassVar[tuple[str, ...]] = (
         "tile_rows",
@@ -26,6 +36,7 @@ class KernelPlan:
         "tile_vectors",
         "winograd_tile",
         "winograd_group",
+        "matrix",
     )
 
     @property
@@ -41,7 +52,7 @@ class KernelPlan:
                 "winograd_tile": self.winograd.shape.size,
                 "winograd_group": self.winograd.shape.group,
             }
-        return made
+        return made | {"matrix": 1} if self.matrix else made
 
 
 class Plans(Protocol):
@@ -77,6 +88,18 @@ class PlansByOp:
         self.candidates[op] = tuple(candidates)
         wanted = self.decisions.get(op)
         return next((c for c in candidates if c.decisions == wanted), candidates[0])
+
+
+def product_plans(
+    rows: int, depth: int, columns: int, tiles: Sequence[RegisterTile], isa: RegisterFile
+) -> list[KernelPlan]:
+    """The plans of an int8 product where there is a matrix instruction, the default first."""
+    plain = [KernelPlan(tile) for tile in tiles]
+    if rows == 1:
+        return plain
+    matrix = [KernelPlan(tile, matrix=True) for tile in matrix_tiles(rows, columns, isa)]
+    saves = saves_instructions(rows, depth, columns, matrix[0].tile)
+    return [*matrix, *plain] if saves else [*plain, *matrix]
 
 
 def conv_plans(

@@ -14,7 +14,7 @@ from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import copied, product
 
-__all__ = ["MatmulShape", "matmul", "pack_matmul_weight"]
+__all__ = ["MatmulShape", "matmul", "pack_matmul_weight", "rows_of", "stored"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class MatmulShape:
 
     `row_block` rows are computed together (the last block reads the last row again where the rows
     do not fill it); `dot`, `block`, `bfloat16` and `offset` are as in `ConvShape`.
+    With `matrix` all `dot` values of the depth are neighbours, as a matrix instruction wants them.
     """
 
     leading: tuple[int, ...]
@@ -33,6 +34,7 @@ class MatmulShape:
     block: int
     bfloat16: bool = False
     offset: int = 0
+    matrix: bool = False
 
     @property
     def rows(self) -> int:
@@ -46,8 +48,8 @@ class MatmulShape:
 
     @property
     def word(self) -> int:
-        """Values of the depth in one 32-bit word of an operand of the dot product."""
-        return min(self.dot, 4)
+        """Values of the depth side by side: a 32-bit word, or what a matrix instruction adds."""
+        return self.dot if self.matrix else min(self.dot, 4)
 
     @property
     def macs(self) -> int:
@@ -66,7 +68,7 @@ class MatmulShape:
 
 
 def pack_matmul_weight(weight: Array, shape: MatmulShape) -> Array:
-    """[depth, columns] weights -> [blocks, depth/dot, block, dot], no last axis for dot 1."""
+    """[depth, columns] weights -> [blocks, depth/word, block, word], no last axis for dot 1."""
     fill = ((0, shape.depth_padded - shape.depth), (0, shape.blocks * shape.block - shape.columns))
     full = np.pad(weight, fill)
     steps = shape.depth_padded // shape.word
@@ -81,7 +83,7 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
     The reduction block `product` is two-dimensional: all leading dimensions are one row axis.
     """
     s = shape
-    source = _rows_of(x, s)
+    source = rows_of(x, s)
     rc = te.reduce_axis((0, s.depth_padded // s.word), "rc")
     rd = te.reduce_axis((0, s.word), "rd")
 
@@ -99,6 +101,12 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
         attrs={"lepton.kernel": "matmul", "lepton.operand": element_type(x), **tile},
     )
 
+    return stored(acc, s)
+
+
+def stored(acc: te.Tensor, s: MatmulShape) -> te.Tensor:
+    """The sums that exist of `acc` [rows, columns], as [*leading, columns]."""
+
     def kept(*index: Any) -> Any:
         row = index[0] if s.leading else tirx.const(0, "int32")
         for extent, i in zip(s.leading[1:], index[1:-1], strict=True):
@@ -108,7 +116,7 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
     return te.compute((*s.leading, s.columns), kept, name="store")
 
 
-def _rows_of(x: te.Tensor, s: MatmulShape) -> Any:
+def rows_of(x: te.Tensor, s: MatmulShape) -> Any:
     """A function (row, depth) -> value, through a copy where the operand must be widened."""
 
     def direct(m: Any, c: Any) -> Any:

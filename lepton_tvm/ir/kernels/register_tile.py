@@ -14,6 +14,7 @@ __all__ = [
     "choose_channel_tile",
     "choose_tile",
     "dividing_tile",
+    "matrix_tiles",
     "ranked_tiles",
     "row_candidates",
     "tile_cost",
@@ -30,6 +31,8 @@ _WAYS, _SET_PERIOD = 7, 4096
 _LOAD_WEIGHT = 0.15
 # Tiles that look this much worse than the best one, or come later, are not worth a trial.
 _WORTH_TRYING, _MOST_TILES = 1.6, 16
+# Registers that LLVM fills ahead of a matrix instruction; with fewer it moves sums to the stack.
+_LOADS_AHEAD = 12
 # Bytes of weights that stay in the first-level cache from tile to tile.
 _FIRST_LEVEL = 32 * 1024
 
@@ -149,6 +152,28 @@ def ranked_tiles(
         tile: _cost(tile, extent, channels, step, tile.channels * weight_bytes > _FIRST_LEVEL)
         for tile in _tiles(min(extent, most_rows), channels, isa, dot)
     }
+    return _worth_trying(costs)
+
+
+def matrix_tiles(rows: int, columns: int, isa: RegisterFile) -> list[RegisterTile]:
+    """As `ranked_tiles`, for an instruction that multiplies pairs of rows and pairs of columns.
+
+    A register holds the sums of 2 rows and 2 columns, so a tile takes as many registers as
+    without. The weights of four columns are two registers; two rows of activations are one more,
+    made of two loads, of which LLVM has several in flight.
+    """
+    costs = {
+        tile: _cost(tile, rows, columns, _Step(), far=True)  # two loads of weights a vector
+        for tile in _tiles(rows + rows % 2, columns, isa)
+        if tile.rows % 2 == 0
+        and tile.rows * tile.vectors <= isa.registers - _LOADS_AHEAD
+        and (tile.rows + 2) * tile.vectors + 2 <= isa.registers
+    }
+    return _worth_trying(costs)
+
+
+def _worth_trying(costs: dict[RegisterTile, float]) -> list[RegisterTile]:
+    """The cheapest tiles, the best first."""
     ranked = sorted(costs, key=lambda tile: (costs[tile], -tile.rows))
     bound = _WORTH_TRYING * costs[ranked[0]]
     return [tile for tile in ranked[:_MOST_TILES] if costs[tile] <= bound]
