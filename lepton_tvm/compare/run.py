@@ -187,7 +187,7 @@ def _measurement(
     return Measurement(
         run_id=run,
         artifact_sha256=artifact.sha256,
-        hardware=machine.fingerprint,
+        hardware=machine.fingerprint_for(artifact.target.partition(":")[0]),
         machine=machine.to_json(),
         threads=threads,
         median_s=float(np.median(seconds)),

@@ -52,6 +52,11 @@ class Machine:
         parts = [self.gpu, self.fingerprint]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    def fingerprint_for(self, family: str) -> str:
+        """What times of code for a family of targets are valid for: on a GPU the GPU counts too."""
+        gpu = self.gpu_fingerprint if family == "cuda" else None
+        return gpu or self.fingerprint
+
     def to_json(self) -> dict[str, Any]:
         """The fields and the fingerprint."""
         return {**asdict(self), "flags": list(self.flags), "fingerprint": self.fingerprint}

@@ -65,7 +65,7 @@ def tuned_by(
 
     `hardware` is a machine's fingerprint; default: this machine's.
     """
-    machine = hardware or this_machine().fingerprint
+    machine = hardware or this_machine().fingerprint_for(target.family)
 
     def decisions(task: str) -> dict[str, int] | None:
         winner = database.tuning.winner(trial_key(task, target, machine, threads))

@@ -88,5 +88,5 @@ def finish(
 def _compile(run: SearchRun, output: str | Path | None, variant: str) -> CompiledArtifact:
     return compile(
         run.model, target=run.target, db=run.database, output=output, variant=variant,
-        winograd=run.winograd, hardware=run.runner.hardware, threads=run.threads,
+        winograd=run.winograd, hardware=run.hardware, threads=run.threads,
     )  # fmt: skip

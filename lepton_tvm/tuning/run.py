@@ -13,7 +13,7 @@ from lepton_tvm.compiler import variant_name
 from lepton_tvm.db import Database, Trial
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target
-from lepton_tvm.trials import Builder, Runner
+from lepton_tvm.trials import Builder, Runner, artifacts_of
 from lepton_tvm.tuning.cost_model import KIND, CostModel
 from lepton_tvm.tuning.keys import trial_key
 from lepton_tvm.tuning.result import Status, task_result
@@ -67,6 +67,13 @@ class SearchRun:
     search_began: float = field(default_factory=time.monotonic)
     new: int = 0
 
+    def __post_init__(self) -> None:
+        #: The fingerprint of the machine that the times are valid for.
+        self.hardware = self.runner.hardware
+        if self.target.family == "cuda":
+            with artifacts_of(self.runner) as place:
+                self.hardware = place.machine.fingerprint_for(self.target.family)
+
     def search(self) -> str:
         """Search until something ends it: `trials`, `budget`, `plateau` or `exhausted`."""
         self.say("lowering")
@@ -77,9 +84,7 @@ class SearchRun:
         return stopped
 
     def _loop(self, tasks: Tasks) -> TrialLoop:
-        self.keys = {
-            h: trial_key(h, self.target, self.runner.hardware, self.threads) for h in tasks.all
-        }
+        self.keys = {h: trial_key(h, self.target, self.hardware, self.threads) for h in tasks.all}
         log = self.database.tuning
         base = next(iter(self.keys.values()))
         stored = log.load_cost_model(base.target, base.tvm_version, base.schedule_version, KIND)

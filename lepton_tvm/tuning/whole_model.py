@@ -34,13 +34,14 @@ def time_in_turns(
     inputs = random_inputs([TensorInfo.from_json(t) for t in described], seed)
     seconds = place.time(list(paths), inputs, _ROUNDS)
     machine, run = place.machine, new_id()
+    family = str(manifests[zero.sha256]["target"]).partition(":")[0]
     medians = {sha: median_ci(found, seed=seed) for sha, found in seconds.items()}
     database.add_results(
         [
             Measurement(
                 run_id=run,
                 artifact_sha256=sha,
-                hardware=machine.fingerprint,
+                hardware=machine.fingerprint_for(family),
                 machine=machine.to_json(),
                 threads=threads,
                 median_s=medians[sha].value,
