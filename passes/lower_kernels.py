@@ -11,11 +11,9 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from lepton_tvm.errors import TargetError
 from lepton_tvm.ir.graph import (
     Array,
     Expr,
-    bindings_of,
     const_array,
     constant,
     consumers,
@@ -39,6 +37,7 @@ from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.first_layer import first_layer
+from lepton_tvm.passes.kernel_types import ANCHORS, check_units, why_no_kernel
 from lepton_tvm.passes.lower_batch_matmul import (
     keeps_columns,
     lower_batch_matmul,
@@ -54,22 +53,13 @@ from lepton_tvm.passes.packed_kernel import (
 )
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.passes.signed_sums import correction, join_additions
-from lepton_tvm.targets import FAMILIES, Level, Target
+from lepton_tvm.targets import Level, Target
 from lepton_tvm.targets.cuda import Gpu
 
 __all__ = ["LowerKernels"]
 
 # Taps of a float depthwise filter that are read often enough to leave room for longer runs.
 _SMALL_FILTER = 9
-_ANCHORS = ("relax.nn.conv2d", "relax.matmul")
-# Element types of activations, weights and result that have kernels.
-_TYPES = (
-    ("float32", "float32", "float32"),
-    ("bfloat16", "bfloat16", "float32"),
-    ("uint8", "int8", "int32"),
-)
-# A depthwise filter has no pairs of channels: its bfloat16 kernel computes in float32.
-_DEPTHWISE_TYPES = (*_TYPES, ("bfloat16", "float32", "float32"))
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ class LowerKernels:
     def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
         """Apply the pass."""
         mod = mod.clone()
-        _check_units(mod, self.target)
+        check_units(mod, self.target)
         lowering = _Lowering(mod, self)
         lowered = lowering.run()
         report = PassReport(
@@ -143,12 +133,12 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         call = super().visit_call_(call)
         if op_name(call) == "relax.permute_dims":
             return self._permuted_product(call)
-        if op_name(call) not in _ANCHORS:
+        if op_name(call) not in ANCHORS:
             return call
         weight = const_array(call.args[1])
         if op_name(call) == "relax.matmul" and (weight is None or weight.ndim != 2):
             return self._product_of_activations(call)
-        reason = _why_not(call, weight)
+        reason = why_no_kernel(call, weight)
         if reason is not None or weight is None:
             self.skipped.append(Skipped(op_name(call), self._name, reason or ""))
             return call
@@ -352,37 +342,6 @@ def _notes(widened: list[str]) -> tuple[str, ...]:
         "byte products can exceed 16 bits; quantize for this target, or with weight_bits=7, to "
         "make them faster",
     )
-
-
-def _check_units(mod: tvm.IRModule, target: Target) -> None:
-    if target.level.bf16:
-        return
-    for binding in bindings_of(main_of(mod)):
-        call = binding.value
-        if op_name(call) in _ANCHORS and dtype_of(call.args[0]) == "bfloat16":
-            levels = FAMILIES[target.family].levels.values()
-            able = " or ".join(f"{target.family}:{i.name}" for i in levels if i.bf16)
-            raise TargetError(
-                f"'{binding.var.name}' ({op_name(call)}) computes in bfloat16, for which {target} "
-                f"has no {'instructions' if able else 'kernels'}: "
-                + (f"compile for {able}, or " if able else "")
-                + "compile the float32 model, or quantize that to int8"
-            )
-
-
-def _why_not(call: Expr, weight: Array | None) -> str | None:
-    if weight is None:
-        return "the second operand is not constant"
-    if op_name(call) == "relax.matmul" and len(shape_of(call.args[0])) < 2:
-        return "the first operand is a vector"
-    if op_name(call) == "relax.nn.conv2d":
-        layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
-        if layouts != ("NHWC", "HWIO"):
-            return f"layouts {layouts} are not NHWC/HWIO"
-    types = (dtype_of(call.args[0]), str(weight.dtype))
-    if (*types, dtype_of(call)) not in (_DEPTHWISE_TYPES if is_depthwise(call) else _TYPES):
-        return f"element types {types[0]} x {types[1]} to {dtype_of(call)} have no kernel"
-    return None
 
 
 def _pair(values: Any) -> tuple[int, int]:
