@@ -34,7 +34,8 @@ def device_source(executable: Any) -> str | None:
 
     Raises ArtifactError where there are several.
     """
-    found = [m for m in _tree(executable.mod) if str(m.kind) == "cuda"]
+    module = getattr(executable, "mod", None)
+    found = [m for m in _tree(module) if str(m.kind) == "cuda"] if module is not None else []
     if len(found) > 1:
         raise ArtifactError(f"the compiled module holds {len(found)} CUDA modules, one is expected")
     return str(found[0].inspect_source()) if found else None

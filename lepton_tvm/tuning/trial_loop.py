@@ -85,6 +85,9 @@ class TrialLoop:
         self.refresh()
         for state in self.search.states.values():
             state.elsewhere.clear()
+        # where another run made the zero trial, only building it tells what its template asks
+        states = self.search.states.values()
+        self._ensure_references([s.task for s in states if ZERO_TRIAL in s.records])
         granted = self._take(count)
         if not granted:
             return 0

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lepton_tvm.db import open_database
 from lepton_tvm.demo import model_path
+from lepton_tvm.errors import TargetError
+from lepton_tvm.targets import parse_target
 from tests.cli.conftest import Ended, Lepton
 
 
@@ -91,9 +93,22 @@ def test_weight_file_that_is_not_beside_the_model(
     assert_refused(lepton("compile", "external.onnx"), Path(place).name)
 
 
-@pytest.mark.parametrize("target", ["arm", "x86:amx2", "", "cuda"])
+@pytest.mark.parametrize("target", ["riscv", "x86:amx2", "", "arm64"])
 def test_unknown_target(target: str, lepton: Lepton) -> None:
     assert_refused(lepton("compile", model_path(), "--target", target), "target", "x86:avx2")
+
+
+@pytest.mark.parametrize(("family", "choice"), [("arm", "arm:neon"), ("cuda", "cuda:sm_80")])
+def test_a_family_that_this_machine_is_not_of_asks_for_a_level(
+    family: str, choice: str, lepton: Lepton
+) -> None:
+    try:
+        parse_target(family)
+    except TargetError:
+        pass
+    else:
+        pytest.skip(f"this machine is a native {family} target")
+    assert_refused(lepton("compile", model_path(), "--target", family), "name a", choice)
 
 
 @pytest.mark.parametrize(

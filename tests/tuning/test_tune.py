@@ -26,6 +26,7 @@ from lepton_tvm.trials import (
 )
 from lepton_tvm.tuning import Status, TuneResult, outcome, parse_budget, session, tune
 from lepton_tvm.tuning.keys import schedule_version, trial_key, tuned_by
+from lepton_tvm.tuning.search import Search
 from lepton_tvm.tuning.space import ZERO_TRIAL
 
 TRIALS = 40
@@ -126,6 +127,25 @@ def test_a_record_is_used_for_exactly_its_own_key(url: str, model: Model) -> Non
         assert used == [winner]
         assert tuned_by(database, target, threads=2)(own.workload_hash) is None
         assert tuned_by(database, target, hardware="e" * 16)(own.workload_hash) is None
+
+
+def test_a_resumed_search_knows_all_that_templates_ask(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would try other lowerings only, and end when it has tried those."""
+    run(url, model, 20)
+    seen: list[int] = []
+    propose = Search.propose
+
+    def look(search: Search, count: int) -> Any:
+        asked = [bool(s.space.asked) for s in search.states.values()]
+        seen.append(sum(asked) if all(asked) else -1)
+        return propose(search, count)
+
+    monkeypatch.setattr(Search, "propose", look)
+    assert run(url, model, 24).new_trials == 4
+    assert seen
+    assert min(seen) > 5
 
 
 class Liar(LocalRunner):
