@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "calibration.npz", input=calibration()["input"][:32])
     np.savez(folder / "labelled.npz", input=data["input"][:200], label=data["label"][:200])
     np.savez(folder / "x.npz", input=data["input"][:1])
+    open_database(f"sqlite:///{folder / 'colleague.db'}").close()
     return folder
 
 
