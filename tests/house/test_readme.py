@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_tvm.db import open_database
 from lepton_tvm.demo import calibration, labelled, model_path
 
 ROOT = Path(__file__).resolve().parents[2]
