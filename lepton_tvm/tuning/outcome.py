@@ -74,6 +74,7 @@ def finish(
         new_trials=run.new,
         failed=run.failed(),
         seconds=run.elapsed(),
+        search_s=run.search_s,
         stopped=stopped,
         artifact=made.path,
         sha256=made.sha256,

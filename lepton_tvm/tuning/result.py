@@ -71,7 +71,8 @@ class TuneResult:
     """The outcome: where the tuned artifact lies, and how it compares with the zero-trial one.
 
     `speedup` is zero-trial latency over tuned latency of the whole model, timed in turns on
-    `machine`; None where the model was not run as a whole. `stopped` says why the search ended:
+    `machine`; None where the model was not run as a whole. `seconds` is the whole run, `search_s` the
+    search in it, without lowering before and confirming after. `stopped` says why the search ended:
     `trials`, `budget`, `plateau` or `exhausted`.
     """
 
@@ -85,6 +86,7 @@ class TuneResult:
     new_trials: int
     failed: int
     seconds: float
+    search_s: float
     stopped: str
     artifact: Path
     sha256: str
@@ -112,6 +114,7 @@ class TuneResult:
             "new_trials": self.new_trials,
             "failed_trials": self.failed,
             "seconds": self.seconds,
+            "search_seconds": self.search_s,
             "stopped": self.stopped,
             "artifact": str(self.artifact),
             "sha256": self.sha256,

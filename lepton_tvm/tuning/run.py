@@ -65,6 +65,7 @@ class SearchRun:
     tell: OnStatus
     started: float = field(default_factory=time.monotonic)
     search_began: float = field(default_factory=time.monotonic)
+    search_s: float = 0.0
     new: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class SearchRun:
         tasks = Tasks(self.model, self.target, self.folder, winograd=self.winograd, seed=self.seed)
         self.loop = self._loop(tasks)
         stopped = self._search(self.loop)
+        self.search_s = time.monotonic() - self.search_began
         self._save_model(self.loop)
         return stopped
 
@@ -219,9 +221,11 @@ class _Plateau:
     at: int = 0
 
     def reached(self, total: int, search: Search) -> bool:
+        if any(ZERO_TRIAL not in s.records for s in search.states.values()):
+            self.at = total  # the time of the whole model is not known yet
+            return False
         now = search.expected_s()
-        untried = any(ZERO_TRIAL not in s.records for s in search.states.values())
-        if untried or now < self.best_s * (1 - _PLATEAU_GAIN):
+        if now < self.best_s * (1 - _PLATEAU_GAIN):
             self.best_s, self.at = now, total
             return False
         return self.patience is not None and total - self.at >= self.patience

@@ -30,7 +30,7 @@ def status(phase: str = "searching", done: int = 40, wanted: int | None = 128) -
 def result(*kernels: TaskResult) -> TuneResult:
     estimate = Estimate(1.05, 1.04, 1.06)
     return TuneResult(
-        "net", "int8", "x86:vnni", {}, "sqlite:///x.db", 1, 128, 100, 3, 20.0, "trials",
+        "net", "int8", "x86:vnni", {}, "sqlite:///x.db", 1, 128, 100, 3, 20.0, 15.0, "trials",
         Path("int8.so"), "0" * 64, estimate, estimate, estimate, kernels, ("a note",),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from lepton_tvm.ir.kernels.kernel_plan import KernelPlan
 from lepton_tvm.ir.kernels.register_tile import RegisterTile
 from lepton_tvm.kernels import KernelInfo
 from lepton_tvm.tuning.cost_model import WIDTH, CostModel, features
+from lepton_tvm.tuning.run import _Plateau
 from lepton_tvm.tuning.search import Record, Search, TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point, Space, candidate_text
 from lepton_tvm.tuning.tasks import Task
@@ -196,3 +197,19 @@ def test_trees_of_a_stranger_that_are_not_sound_are_not_used(change: dict[str, A
 @pytest.mark.parametrize("data", [b"", b"\x80\x04nonsense", b"{}", b"[1]", b"null", b"[" * 100_000])
 def test_bytes_that_are_no_model_give_an_empty_one(data: bytes) -> None:
     assert CostModel.from_bytes(data).predict([[0.0]]) is None
+
+
+def test_a_plateau_is_counted_from_when_all_kernels_are_known() -> None:
+    states = [state(task(n)) for n in "ab"]
+    made, plateau = search(*states), _Plateau(10)
+    assert not plateau.reached(0, made)
+    states[0].add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+    assert not plateau.reached(15, made)
+    states[1].add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+    assert not plateau.reached(16, made)
+    assert not plateau.reached(25, made)
+    states[0].add(Record('{"unroll_depth":2}', 1.1, 0.9e-4, 1e-4))
+    assert not plateau.reached(26, made)
+    assert not plateau.reached(35, made)
+    assert plateau.reached(36, made)
+    assert not _Plateau(None).reached(10_000, made)
