@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -104,10 +105,24 @@ class ParallelBuilder:
                 return
             if not free:
                 free = [_Desk(self._zygote.fork())]
+                self._seat(free[0].worker.pid)
                 free[0].worker.channel.settimeout(self.timeout_s)
                 self._desks += free
             if self._give(free[0], self._waiting[0]):
                 self._waiting.popleft()
+
+    def _seat(self, pid: int) -> None:
+        """Give a new worker a CPU of its own: some systems leave two busy processes on one."""
+        cpus = sorted(os.sched_getaffinity(0))
+        if self.workers != len(cpus):
+            return
+        taken = set()
+        for desk in self._desks:
+            with contextlib.suppress(OSError):
+                taken |= os.sched_getaffinity(desk.worker.pid)
+        left = [cpu for cpu in cpus if cpu not in taken]
+        with contextlib.suppress(OSError):  # it has ended already, or the system forbids it
+            os.sched_setaffinity(pid, {left[0] if left else cpus[0]})
 
     def _give(self, desk: _Desk, request: BuildRequest) -> bool:
         self._serial += 1

@@ -71,9 +71,9 @@ class TuneResult:
     """The outcome: where the tuned artifact lies, and how it compares with the zero-trial one.
 
     `speedup` is zero-trial latency over tuned latency of the whole model, timed in turns on
-    `machine`; None where the model was not run as a whole. `seconds` is the whole run, `search_s` the
-    search in it, without lowering before and confirming after. `stopped` says why the search ended:
-    `trials`, `budget`, `plateau` or `exhausted`.
+    `machine`; None where the model was not run as a whole. `seconds` is the whole run, `search_s`
+    the search in it, without lowering before and confirming after. `stopped` says why the search
+    ended: `trials`, `budget`, `plateau` or `exhausted`.
     """
 
     model: str

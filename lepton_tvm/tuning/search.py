@@ -134,6 +134,8 @@ class Search:
             size = min(_CHUNK, count - len(made), len(pool.points))
             made += [(self.states[key].task, self._take(pool)) for _ in range(size)]
             pending[key] += size
+            if len(pending) * _CHUNK >= count:
+                del pools[key]  # one chunk a batch: the next one is proposed knowing this one
         return made
 
     def learn(self, others: Iterable[tuple[Task, Sequence[Record]]] = ()) -> None:

@@ -16,6 +16,7 @@ from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
 from lepton_tvm.kernels import KernelInfo, kernel_calls, kernel_hash
 from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.model import Model, TensorInfo
+from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.pipeline import fuse, lower, ops_of_kernels
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Argument
@@ -68,13 +69,15 @@ class Tasks:
     def __init__(
         self, model: Model, target: Target, folder: Path, *, winograd: bool = True, seed: int = 0
     ) -> None:
-        self._model, self._target, self._folder = model, target, folder
+        self._target, self._folder = target, folder
+        # every lowering begins with this, which finds nothing to do the next time
+        self._module, _ = LowerInt8()(model.module)
         self._winograd, self._seed = winograd, seed
-        self._ops = ops_of_kernels(model.module, target, winograd=winograd)
+        self._ops = ops_of_kernels(self._module, target, winograd=winograd)
         self._variants: dict[tuple[str, int], Variant] = {}
         seen = PlansByOp()
-        fused = fuse(model.module, target, winograd=winograd, plans=seen).module
-        infos = {k.name: k for k in lower(model.module, target, winograd=winograd).kernels}
+        fused = fuse(self._module, target, winograd=winograd, plans=seen).module
+        infos = {k.name: k for k in lower(self._module, target, winograd=winograd).kernels}
         self.all: dict[str, Task] = {}
         for call, ((name, _), op) in enumerate(zip(kernel_calls(fused), self._ops, strict=True)):
             key = kernel_hash(fused[name])
@@ -101,7 +104,7 @@ class Tasks:
                 if op is not None:
                     decisions[op] = self.all[key].plans[plan]
             plans = PlansByOp(decisions)
-            fused = fuse(self._model.module, self._target, winograd=self._winograd, plans=plans)
+            fused = fuse(self._module, self._target, winograd=self._winograd, plans=plans)
             self._keep(fused.module, [(self.all[key], plan) for key, plan in first.items()])
             left = [(key, plan) for key, plan in left if first[key] != plan]
 

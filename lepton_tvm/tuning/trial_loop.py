@@ -27,6 +27,9 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "mixed": 1e-3, "int8": 1e-4}
 
 _Answer = TypeVar("_Answer", Built, RunResult)
 
+# Seconds for which a candidate and the zero-trial kernel run in turns: a first impression.
+_BUDGET_S = 0.03
+
 OnTrial = Callable[[Task, Trial], None]
 
 
@@ -245,6 +248,7 @@ class TrialLoop:
             reference=zero if point.text != ZERO_TRIAL else None,
             reference_arguments=self.tasks.variant(task, 0).arguments,
             tolerance=tolerance_of(task),
+            budget_s=_BUDGET_S,
             threads=self.threads,
             on_gpu=self.target.family == "cuda",
         )
