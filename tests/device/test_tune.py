@@ -26,8 +26,10 @@ def test_a_model_is_tuned_on_a_device(
     there = dataclasses.replace(this_machine(), cpu="Other CPU").fingerprint
     assert result.machine["fingerprint"] == there != this_machine().fingerprint
     assert result.new_trials == 13
-    other.wait_for("session of")
-    assert other.said.count("session of") > before
+    # a session is told when it has ended, a moment after its client has left
+    servers.wait_until(
+        lambda: other.said.count("session of") > before, lambda: "one more session's end"
+    )
     with open_database(url) as database, database.reading() as reading:
         import sqlalchemy as sa
 
