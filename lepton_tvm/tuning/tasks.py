@@ -13,11 +13,11 @@ from tvm import tirx
 
 from lepton_tvm.ir.graph import Array, const_array, dtype_of, shape_of
 from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
-from lepton_tvm.kernels import KernelInfo, kernel_calls, kernel_hash
+from lepton_tvm.kernels import KernelInfo, describe_kernels, kernel_calls, kernel_hash
 from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.model import Model, TensorInfo
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
-from lepton_tvm.pipeline import fuse, lower, ops_of_kernels
+from lepton_tvm.pipeline import fuse, ops_of_kernels
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Argument
 
@@ -77,7 +77,7 @@ class Tasks:
         self._variants: dict[tuple[str, int], Variant] = {}
         seen = PlansByOp()
         fused = fuse(self._module, target, winograd=winograd, plans=seen).module
-        infos = {k.name: k for k in lower(self._module, target, winograd=winograd).kernels}
+        infos = {k.name: k for k in describe_kernels(fused, fused, [], target)}
         self.all: dict[str, Task] = {}
         for call, ((name, _), op) in enumerate(zip(kernel_calls(fused), self._ops, strict=True)):
             key = kernel_hash(fused[name])

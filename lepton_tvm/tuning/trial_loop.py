@@ -169,6 +169,8 @@ class TrialLoop:
 
     def _try(self, granted: Sequence[tuple[Task, Point]]) -> int:
         self.tasks.prepare((task, point.plan) for task, point in granted)
+        tried = [(task, self.tasks.variant(task, point.plan)) for task, point in granted]
+        self.database.tuning.add_workloads([(v.hash, t.name, v.module) for t, v in tried])
         by_id = {f"{t.hash}:{p.text}": (t, p) for t, p in granted}
         done, runs, built_by_id = 0, [], {}
         requests = [self._build_request(t, p) for t, p in granted if p.decisions]
@@ -209,7 +211,6 @@ class TrialLoop:
             statistics.median(result.reference_s) if result and result.reference_s else median
         )
         variant = self.tasks.variant(task, point.plan)
-        self.database.tuning.add_workloads([(variant.hash, task.name, variant.module)])
         trial = Trial(
             key=self.keys[task.hash],
             state=state,
