@@ -1,26 +1,71 @@
-"""The command line `lepton-tvm`; nothing heavy is imported before a command needs it."""
+"""The command line `lepton-tvm`; nothing is imported before the chosen command needs it."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
 from lepton_tvm import __version__
-from lepton_tvm.cli import bench, compare, compile, db, demo, device, doctor, inspect, run, tune
-from lepton_tvm.cli.session import set_debug
+from lepton_tvm.cli.session import new_app, set_debug
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+# In the order of `--help`; each is the `app` of the module of that name beside this one.
+_COMMANDS = (
+    "demo",
+    "compile",
+    "tune",
+    "run",
+    "compare",
+    "bench",
+    "inspect",
+    "doctor",
+    "db",
+    "device",
+)
+
+
+class _Commands(Mapping[str, Any]):
+    """Commands by name, each made of its module when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        if name not in self._made:
+            module = importlib.import_module(f"{__name__}.{name}")
+            self._made[name] = typer.main.get_command(module.app)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+class _Group(typer.core.TyperGroup):
+    """The root, which imports a command's module when the command is called or listed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Commands()  # type: ignore[assignment]
+
+
+app = new_app(
     name="lepton-tvm",
+    cls=_Group,
     help="Prune, quantize and compile ONNX models with Apache TVM, and prove what it brought.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
 
@@ -43,12 +88,6 @@ def options(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
-
-
-for part in (demo, compile, tune, run, compare, bench, inspect, doctor):
-    part.register(app)
-app.add_typer(db.app, name="db", help="Look into the database, move it, tidy it up.")
-app.add_typer(device.app, name="device", help="Measure on other machines: serve, track, list.")
 
 
 def main() -> None:

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from lepton_tvm.cli.options import DeviceKey, Json, Shapes, Target, Threads, Tracker, parse_shapes
-from lepton_tvm.cli.session import Output, command, progress
+from lepton_tvm.cli.session import Output, command, new_app, progress
 from lepton_tvm.errors import InputError
 
-__all__ = ["register"]
+__all__ = ["app"]
+
+app = new_app()
 
 ModelFile = Annotated[
     Path | None, typer.Argument(metavar="MODEL", help="An .onnx file; --peak needs none.")
@@ -51,47 +53,44 @@ PeakFlag = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
+@command(app, "bench")
+def bench(
+    model: ModelFile = None,
+    against: Against = "onnxruntime",
+    precision: Precision = None,
+    threads: Threads = 1,
+    shape: Shapes = None,
+    target: Target = "native",
+    calib: Calib = None,
+    peers_isa: PeersIsa = None,
+    profile: ProfileFlag = False,
+    peak: PeakFlag = False,
+    tracker: Tracker = None,
+    key: DeviceKey = None,
+    as_json: Json = False,
+) -> Output:
+    """Time a model's precisions beside other engines, in turns."""
+    if model is None:
+        return _peaks(peak, threads)
+    with progress(f"reading {model}") as say:
+        from lepton_tvm.bench import bench as run
 
-    @command(app, "bench")
-    def bench(
-        model: ModelFile = None,
-        against: Against = "onnxruntime",
-        precision: Precision = None,
-        threads: Threads = 1,
-        shape: Shapes = None,
-        target: Target = "native",
-        calib: Calib = None,
-        peers_isa: PeersIsa = None,
-        profile: ProfileFlag = False,
-        peak: PeakFlag = False,
-        tracker: Tracker = None,
-        key: DeviceKey = None,
-        as_json: Json = False,
-    ) -> Output:
-        """Time a model's precisions side by side with other engines, in turns."""
-        if model is None:
-            return _peaks(peak, threads)
-        with progress(f"reading {model}") as say:
-            from lepton_tvm.bench import bench as run
-
-            result = run(
-                model,
-                against=names(against),
-                threads=threads,
-                shapes=parse_shapes(shape),
-                target=target,
-                calibration=calib,
-                precisions=None if precision is None else names(precision),
-                peers_isa=peers_isa,
-                profile=profile,
-                peak=peak,
-                tracker=tracker,
-                key=key,
-                progress=say,
-            )
-        return Output(result.to_json(), result)
+        result = run(
+            model,
+            against=names(against),
+            threads=threads,
+            shapes=parse_shapes(shape),
+            target=target,
+            calibration=calib,
+            precisions=None if precision is None else names(precision),
+            peers_isa=peers_isa,
+            profile=profile,
+            peak=peak,
+            tracker=tracker,
+            key=key,
+            progress=say,
+        )
+    return Output(result.to_json(), result)
 
 
 def _peaks(asked: bool, threads: int) -> Output:

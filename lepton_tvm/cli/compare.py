@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from lepton_tvm.cli.options import Db, DeviceKey, Json, Threads, Tracker
-from lepton_tvm.cli.session import Output, command, progress
+from lepton_tvm.cli.session import Output, command, new_app, progress
 from lepton_tvm.errors import RequirementError
 
-__all__ = ["register"]
+__all__ = ["app"]
+
+app = new_app()
 
 ModelKey = Annotated[
     str | None,
@@ -36,43 +38,42 @@ HistoryFlag = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
+@command(app, "compare")
+def compare(
+    model: ModelKey = None,
+    data: Data = None,
+    threads: Threads = 1,
+    fail_if_slower: FailIfSlower = None,
+    history: HistoryFlag = False,
+    tracker: Tracker = None,
+    key: DeviceKey = None,
+    db: Db = None,
+    as_json: Json = False,
+) -> Output:
+    """Re-run stored variants against their float baseline.
 
-    @command(app, "compare")
-    def compare(
-        model: ModelKey = None,
-        data: Data = None,
-        threads: Threads = 1,
-        fail_if_slower: FailIfSlower = None,
-        history: HistoryFlag = False,
-        tracker: Tracker = None,
-        key: DeviceKey = None,
-        db: Db = None,
-        as_json: Json = False,
-    ) -> Output:
-        """Re-run stored variants against their float baseline: speed, accuracy, agreement, SQNR."""
-        if history:
-            from lepton_tvm.compare import history as read
+    Tells speed, accuracy, agreement and SQNR."""
+    if history:
+        from lepton_tvm.compare import history as read
 
-            found = read(model, db=db)
-            return Output(found.to_json(), found)
-        with progress("reading the database") as say:
-            from lepton_tvm.compare import compare as run
+        found = read(model, db=db)
+        return Output(found.to_json(), found)
+    with progress("reading the database") as say:
+        from lepton_tvm.compare import compare as run
 
-            try:
-                result = run(
-                    model,
-                    db=db,
-                    data=data,
-                    threads=threads,
-                    tracker=tracker,
-                    key=key,
-                    fail_if_slower=fail_if_slower,
-                    progress=say,
-                )
-            except RequirementError as unmet:
-                # What was measured is told all the same.
-                result = unmet.comparison  # type: ignore[attr-defined]
-                return Output(result.to_json(), result, unmet.exit_code, str(unmet))
-        return Output(result.to_json(), result)
+        try:
+            result = run(
+                model,
+                db=db,
+                data=data,
+                threads=threads,
+                tracker=tracker,
+                key=key,
+                fail_if_slower=fail_if_slower,
+                progress=say,
+            )
+        except RequirementError as unmet:
+            # What was measured is told all the same.
+            result = unmet.comparison  # type: ignore[attr-defined]
+            return Output(result.to_json(), result, unmet.exit_code, str(unmet))
+    return Output(result.to_json(), result)

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from lepton_tvm.cli.options import Db, Json, Target, Threads
-from lepton_tvm.cli.session import Output, command
+from lepton_tvm.cli.session import Output, command, new_app
 from lepton_tvm.errors import InputError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True)
+app = new_app(name="db", help="Look into the database, move it, tidy it up.", no_args_is_help=True)
 
 Key = Annotated[
     str,
@@ -22,9 +22,12 @@ Key = Annotated[
     ),
 ]
 Limit = Annotated[
-    int, typer.Option("--limit", min=0, help="At most so many (models, trials); 0 is all.")
+    int,
+    typer.Option("--limit", min=0, metavar="N", help="At most so many (models, trials); 0 is all."),
 ]
-Offset = Annotated[int, typer.Option("--offset", min=0, help="Leave out so many first.")]
+Offset = Annotated[
+    int, typer.Option("--offset", min=0, metavar="N", help="Leave out so many first.")
+]
 ArchiveFile = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A zip file of records; with --metaschedule a folder."),
@@ -61,26 +64,26 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, dele
 def list_records(
     limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
 ) -> Output:
-    """List models, newest first: their artifacts, latest latency, and how far they are tuned."""
+    """List models, newest first: artifacts, latest times, tuning."""
     from lepton_tvm.cli.db_tables import overview_table
     from lepton_tvm.db.summary import overview
 
     with _existing(db) as database:
         data = overview(database, (limit or None, offset))
-    return Output(data, overview_table(data))
+    return Output(data, lambda: overview_table(data))
 
 
 @command(app, "show")
 def show_record(
     key: Key, limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
 ) -> Output:
-    """Show a model, an artifact, a job, a kernel or a trial with what is recorded about it."""
+    """Show all about a model, artifact, job, kernel or trial."""
     from lepton_tvm.cli.db_tables import record_text
     from lepton_tvm.db.lookup import find
 
     with _existing(db) as database:
         data = find(database, key, (limit or None, offset))
-    return Output(data, record_text(data))
+    return Output(data, lambda: record_text(data))
 
 
 @command(app, "why")
@@ -92,15 +95,18 @@ def why(
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
-    """Say which kernels of a model have a tuning record for this target and machine, or why not."""
+    """Say which kernels have a tuning record to use, or why not.
+
+    A record is used for exactly its target, machine and versions; a miss names what differs."""
     from lepton_tvm.cli.db_tables import printable
     from lepton_tvm.db.why import explain
     from lepton_tvm.measure import this_machine
     from lepton_tvm.targets import parse_target
     from lepton_tvm.tuning.keys import trial_key
 
-    machine = hardware or this_machine().fingerprint
-    asked = trial_key("", parse_target(target), machine, threads).to_json()
+    goal = parse_target(target)
+    machine = hardware or this_machine().fingerprint_for(goal.family)
+    asked = trial_key("", goal, machine, threads).to_json()
     del asked["workload_hash"]
     with _existing(db) as database:
         found = explain(database, key, asked)
@@ -123,7 +129,9 @@ def export_file(
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
-    """Write all records and artifacts to one zip file, or tuning records for MetaSchedule."""
+    """Write all records and artifacts to one zip file.
+
+    With --metaschedule, write one machine's trials as TVM's own tuner reads them."""
     from lepton_tvm.db.transfer import export_records
 
     _check_hardware(hardware, metaschedule)
@@ -144,7 +152,7 @@ def import_file(
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
-    """Add the records of an exported file, or of MetaSchedule's; what is there stays as it is."""
+    """Add the records of an exported file; what is there stays."""
     from lepton_tvm.db import open_database
     from lepton_tvm.db.transfer import import_records
 
@@ -162,7 +170,7 @@ def import_file(
 def merge_other(
     other: Other, artifacts: WithArtifacts = False, db: Db = None, as_json: Json = False
 ) -> Output:
-    """Add the records of another database, which may be a stranger's; nothing here changes."""
+    """Add the records of another database, which may be a stranger's."""
     from lepton_tvm.cli.db_tables import printable
     from lepton_tvm.db import open_database
     from lepton_tvm.db.merge import merge
@@ -185,7 +193,9 @@ def collect(
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
-    """Delete artifact files that no record names, and dead claims; list damaged artifacts."""
+    """Delete files that no record names, and dead claims.
+
+    Lists damaged artifacts."""
     from lepton_tvm.db.gc import gc
 
     schedules = _schedules_in_use() if older_schedules else None

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import typer
-
 from lepton_tvm.cli.options import Db, Json, Target, Threads
-from lepton_tvm.cli.session import Output, command, progress
+from lepton_tvm.cli.session import Output, command, new_app, progress
 
-__all__ = ["register"]
+__all__ = ["app"]
+
+app = new_app()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
+@command(app, "demo")
+def demo(
+    db: Db = None,
+    target: Target = "native",
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> Output:
+    """Compile and compare a small model: float, int8, pruned + int8."""
+    with progress("starting the compiler") as say:
+        from lepton_tvm.compare import compare
+        from lepton_tvm.demo import labelled
+        from lepton_tvm.demo.variants import build_variants
 
-    @command(app, "demo")
-    def demo(
-        db: Db = None,
-        target: Target = "native",
-        threads: Threads = 1,
-        as_json: Json = False,
-    ) -> Output:
-        """Compile a small real model as float, int8, pruned + int8, and compare them."""
-        with progress("starting the compiler") as say:
-            from lepton_tvm.compare import compare
-            from lepton_tvm.demo import labelled
-            from lepton_tvm.demo.variants import build_variants
-
-            model = build_variants(db, target=target, notify=say)
-            result = compare(model, db=db, data=labelled(), threads=threads, progress=say)
-        return Output(result.to_json(), result)
+        model = build_variants(db, target=target, notify=say)
+        result = compare(model, db=db, data=labelled(), threads=threads, progress=say)
+    return Output(result.to_json(), result)

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from lepton_tvm.cli.options import Json
-from lepton_tvm.cli.session import Output, command
+from lepton_tvm.cli.session import Output, command, new_app
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True)
+app = new_app(
+    name="device", help="Measure on other machines: serve, track, list.", no_args_is_help=True
+)
 
 Key = Annotated[
     str,
@@ -33,7 +35,11 @@ Port = Annotated[
 Most = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, help="The most a client may use; default: all.", show_default=False
+        "--threads",
+        min=1,
+        metavar="N",
+        help="The most a client may use; default: all.",
+        show_default=False,
     ),
 ]
 Tracker = Annotated[
@@ -54,7 +60,9 @@ def serve(
     threads: Most = None,
     as_json: Json = False,
 ) -> Output:
-    """Serve clients that measure on this machine, until Ctrl-C; needs only TVM's runtime."""
+    """Serve clients that measure on this machine, until Ctrl-C.
+
+    Needs only TVM's runtime."""
     from lepton_tvm.device.serve import serve_device
 
     server = serve_device(host=host, port=port, tracker=tracker, key=key, threads=threads, say=_say)
@@ -64,7 +72,9 @@ def serve(
 
 @command(app, "tracker")
 def track(host: Host = "127.0.0.1", port: Port = None, as_json: Json = False) -> Output:
-    """Keep the list of devices that tune, compare and bench ask with --tracker, until Ctrl-C."""
+    """Keep the list of devices that others ask, until Ctrl-C.
+
+    tune, compare and bench ask it with --tracker."""
     from lepton_tvm.device.tracking import serve_tracker
 
     address = serve_tracker(host=host, port=port, say=_say)
@@ -73,7 +83,7 @@ def track(host: Host = "127.0.0.1", port: Port = None, as_json: Json = False) ->
 
 @command(app, "list")
 def list_devices(tracker: NeededTracker, as_json: Json = False) -> Output:
-    """Show the devices that a tracker knows: key, machine, free or busy."""
+    """Show a tracker's devices: key, machine, free or busy."""
     from lepton_tvm.device.listing import list_farm
 
     data = list_farm(tracker)

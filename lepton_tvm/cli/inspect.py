@@ -9,37 +9,36 @@ from typing import Annotated, Any
 import typer
 
 from lepton_tvm.cli.options import Json
-from lepton_tvm.cli.session import Output, command
+from lepton_tvm.cli.session import Output, command, new_app
 from lepton_tvm.errors import ModelError
 
-__all__ = ["register"]
+__all__ = ["app"]
+
+app = new_app()
 
 FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A .so, .lepton or .onnx file.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
+@command(app, "inspect")
+def inspect(file: FileArg, as_json: Json = False) -> Output:
+    """Show inputs, outputs, recipe, target and kernels of a file."""
+    if file.suffix == ".onnx":
+        data = inspect_onnx(file)
+        return Output(data, _onnx_text(data))
+    if file.suffix == ".lepton":
+        from lepton_tvm.frontend import load_model
 
-    @command(app, "inspect")
-    def inspect(file: FileArg, as_json: Json = False) -> Output:
-        """Show inputs, outputs, recipe, target and the precision of every kernel."""
-        if file.suffix == ".onnx":
-            data = inspect_onnx(file)
-            return Output(data, _onnx_text(data))
-        if file.suffix == ".lepton":
-            from lepton_tvm.frontend import load_model
+        data = {"kind": "model", "file": str(file), **load_model(file).to_json()}
+        return Output(data, _model_text(data))
+    from lepton_tvm.artifact import read_manifest
 
-            data = {"kind": "model", "file": str(file), **load_model(file).to_json()}
-            return Output(data, _model_text(data))
-        from lepton_tvm.artifact import read_manifest
-
-        data = {
-            "kind": "artifact",
-            "file": str(file),
-            **read_manifest(file),
-            "size_bytes": file.stat().st_size,
-        }
-        return Output(data, _artifact_view(data))
+    data = {
+        "kind": "artifact",
+        "file": str(file),
+        **read_manifest(file),
+        "size_bytes": file.stat().st_size,
+    }
+    return Output(data, _artifact_view(data))
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:

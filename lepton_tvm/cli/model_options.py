@@ -1,33 +1,23 @@
-"""What `compile` and `tune` have in common: options that say what is done to a model first."""
+"""What `compile` and `tune` have in common: the model, what is done to it first, and for what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lepton_tvm.cli.options import parse_prune, parse_shapes
+from lepton_tvm.cli.options import Db, Shapes, Target, parse_prune, parse_shapes
 from lepton_tvm.errors import InputError
 
 if TYPE_CHECKING:
+    from lepton_tvm import targets
     from lepton_tvm.model import Model
     from lepton_tvm.passes.quantize.config import QuantizeConfig
-    from lepton_tvm.targets import Target
 
-__all__ = [
-    "Calib",
-    "Calibrator",
-    "ModelFile",
-    "Prune",
-    "Quantize",
-    "SoFile",
-    "WeightBits",
-    "Winograd",
-    "check_options",
-    "prepared_model",
-]
+__all__ = ["ModelOptions"]
 
 # What --quantize takes -> the method of `lepton_tvm.quantize`.
 _METHODS = {"int8": "uniform", "bf16": "bfloat16", "bfloat16": "bfloat16"}
@@ -82,50 +72,70 @@ Winograd = Annotated[
         "little more and stores larger weights.",
     ),
 ]
+TunedThreads = Annotated[
+    int,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads that will run it: schedules are tuned for, and used for, just that number.",
+    ),
+]
 
 
-def check_options(
-    prune: Sequence[str] | None, quantize: str | None, calib: str | None, weight_bits: int | None
-) -> list[dict[str, Any]]:
-    """The pruning steps asked for. Raises InputError for options that do not fit each other."""
-    steps = [parse_prune(text) for text in prune or ()]
-    if quantize is not None and quantize not in _METHODS:
-        raise InputError(f"--quantize {quantize!r} is not known: the choices are int8 and bf16")
-    if quantize == "int8" and calib is None:
-        raise InputError(
-            "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
-            "some real inputs, labels are not needed"
-        )
-    if weight_bits is not None and quantize != "int8":
-        raise InputError("--weight-bits is only used with --quantize int8")
-    channels = any(step["method"] == "channels" for step in steps)
-    if calib and quantize != "int8" and not channels:
-        raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
-    return steps
+@dataclass(frozen=True)
+class ModelOptions:
+    """The options that `compile` and `tune` share: which model, what is done to it, for what."""
 
+    model: ModelFile
+    output: SoFile = None
+    shape: Shapes = None
+    target: Target = "native"
+    prune: Prune = None
+    quantize: Quantize = None
+    calib: Calib = None
+    calibrator: Calibrator = "minmax"
+    weight_bits: WeightBits = None
+    winograd: Winograd = True
+    threads: TunedThreads = 1
+    db: Db = None
 
-def prepared_model(
-    path: Path,
-    target: Target,
-    say: Callable[[str], None],
-    *,
-    shape: Sequence[str] | None,
-    steps: list[dict[str, Any]],
-    quantize: str | None,
-    calib: str | None,
-    calibrator: str,
-    weight_bits: int | None,
-) -> Model:
-    """The model of a file, pruned and quantized as the options ask; `say` is told each step."""
-    from lepton_tvm.frontend import load_model
-    from lepton_tvm.quantization import config_for
+    @property
+    def so(self) -> Path:
+        """Where the result is written."""
+        return self.output or self.model.with_suffix(".so")
 
-    made = _pruned(load_model(path, shapes=parse_shapes(shape)), steps, calib, say)
-    if not quantize:
-        return made
-    data = calib if quantize == "int8" else None
-    config = config_for(target, weight_bits, calibrator=calibrator)
-    return _quantized(made, _METHODS[quantize], data, config, say)
+    def check(self) -> list[dict[str, Any]]:
+        """The pruning steps asked for. Raises InputError for options that do not fit together."""
+        steps = [parse_prune(text) for text in self.prune or ()]
+        if self.quantize is not None and self.quantize not in _METHODS:
+            raise InputError(
+                f"--quantize {self.quantize!r} is not known: the choices are int8 and bf16"
+            )
+        if self.quantize == "int8" and self.calib is None:
+            raise InputError(
+                "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
+                "some real inputs, labels are not needed"
+            )
+        if self.weight_bits is not None and self.quantize != "int8":
+            raise InputError("--weight-bits is only used with --quantize int8")
+        channels = any(step["method"] == "channels" for step in steps)
+        if self.calib and self.quantize != "int8" and not channels:
+            raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
+        return steps
+
+    def prepared(self, goal: targets.Target, say: Callable[[str], None]) -> Model:
+        """The model, pruned and quantized as asked for the target `goal`; `say` hears each step."""
+        from lepton_tvm.frontend import load_model
+        from lepton_tvm.quantization import config_for
+
+        made = load_model(self.model, shapes=parse_shapes(self.shape))
+        made = _pruned(made, self.check(), self.calib, say)
+        if not self.quantize:
+            return made
+        data = self.calib if self.quantize == "int8" else None
+        config = config_for(goal, self.weight_bits, calibrator=self.calibrator)
+        return _quantized(made, _METHODS[self.quantize], data, config, say)
 
 
 def _pruned(

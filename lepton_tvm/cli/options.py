@@ -40,7 +40,9 @@ Target = Annotated[
         help="native, x86:avx2, x86:avx512, x86:vnni, arm:neon, arm:cortex-a76, cuda:sm_80, ...",
     ),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads the kernels may use.")]
+Threads = Annotated[
+    int, typer.Option("--threads", min=1, metavar="N", help="Threads the kernels may use.")
+]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,50 +9,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lepton_tvm.cli.options import Json, Threads
-from lepton_tvm.cli.session import Output, command
+from lepton_tvm.cli.session import Output, command, new_app
 from lepton_tvm.errors import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["register"]
+__all__ = ["app"]
+
+app = new_app()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
+@command(app, "run")
+def run(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A compiled .so.")],
+    source: Annotated[
+        Path, typer.Option("--input", metavar="X.NPZ", help="One array per input name.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="Y.NPZ", help="Where outputs are kept.")
+    ] = None,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> Output:
+    """Run an artifact once on the arrays of a .npz file."""
+    from lepton_tvm.runtime import load
 
-    @command(app, "run")
-    def run(
-        artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A compiled .so.")],
-        source: Annotated[
-            Path, typer.Option("--input", metavar="X.NPZ", help="One array per input name.")
-        ],
-        output: Annotated[
-            Path | None, typer.Option("--output", metavar="Y.NPZ", help="Where outputs are kept.")
-        ] = None,
-        threads: Threads = 1,
-        as_json: Json = False,
-    ) -> Output:
-        """Run an artifact once on the arrays of a .npz file."""
-        from lepton_tvm.runtime import load
-
-        inputs = read_npz(source)
-        net = load(artifact, threads=threads)
-        found = net(inputs)
-        outputs = found if isinstance(found, dict) else {net.outputs[0].name: found}
-        if output is not None:
-            write_npz(output, outputs)
-        described = [describe(name, value) for name, value in outputs.items()]
-        lines = [
-            f"{o['name']}: {o['dtype']} {o['shape']}, from {o['min']:.6g} to {o['max']:.6g}, "
-            f"largest at flat index {o['argmax']}"
-            for o in described
-        ]
-        if output is not None:
-            lines.append(f"written to {output}")
-        kept = None if output is None else str(output)
-        data = {"artifact": str(artifact), "output": kept, "outputs": described}
-        return Output(data, "\n".join(lines))
+    inputs = read_npz(source)
+    net = load(artifact, threads=threads)
+    found = net(inputs)
+    outputs = found if isinstance(found, dict) else {net.outputs[0].name: found}
+    if output is not None:
+        write_npz(output, outputs)
+    described = [describe(name, value) for name, value in outputs.items()]
+    lines = [
+        f"{o['name']}: {o['dtype']} {o['shape']}, from {o['min']:.6g} to {o['max']:.6g}, "
+        f"largest at flat index {o['argmax']}"
+        for o in described
+    ]
+    if output is not None:
+        lines.append(f"written to {output}")
+    kept = None if output is None else str(output)
+    data = {"artifact": str(artifact), "output": kept, "outputs": described}
+    return Output(data, "\n".join(lines))
 
 
 def describe(name: str, value: npt.NDArray[Any]) -> dict[str, Any]:

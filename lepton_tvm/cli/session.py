@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -14,28 +15,36 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, get_type_hints
 
 import typer
 
 from lepton_tvm.errors import LeptonError
 
-__all__ = ["Output", "command", "progress", "set_debug"]
+__all__ = ["Output", "command", "new_app", "progress", "set_debug"]
 
 _debug = False
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a command answers: `data` for --json, `show` (a text or a rich renderable) for people.
+    """What a command answers: `data` for --json, `show` for people.
 
-    `code` is the exit code, `problem` the sentence for stderr where the code is not 0.
+    `show` is a text, a rich renderable, or a function that makes one of them. `code` is the exit
+    code, `problem` the sentence for stderr where the code is not 0.
     """
 
     data: dict[str, Any]
     show: Any
     code: int = 0
     problem: str | None = None
+
+
+def new_app(**options: Any) -> typer.Typer:
+    """A command, or a group of them, as all of ours are: help in plain text, errors in one line."""
+    return typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options
+    )
 
 
 def set_debug(on: bool) -> None:
@@ -47,22 +56,46 @@ def set_debug(on: bool) -> None:
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Output]], Callable[..., None]]:
     """Register a function as a command that ends as design.md says, whatever happens inside.
 
-    The function may have a parameter `as_json`. Everything that libraries print to stdout, native
-    code too, goes to stderr, so that stdout holds the answer alone.
+    The function may have a parameter `as_json`, and parameters that are dataclasses: their fields
+    are options of the command, so that commands can share them. Everything that libraries print to
+    stdout, native code too, goes to stderr, so that stdout holds the answer alone.
     """
 
     def register(function: Callable[..., Output]) -> Callable[..., None]:
+        signature, groups = _expanded(function)
+
         @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            as_json = bool(kwargs.get("as_json"))
+        def run(**given: Any) -> None:
+            as_json = bool(given.get("as_json"))
+            for option, group in groups.items():
+                fields = dataclasses.fields(group)
+                given[option] = group(**{f.name: given.pop(f.name) for f in fields})
             with _own_stdout() as stdout:
-                code = _answer(lambda: function(*args, **kwargs), as_json, stdout)
+                code = _answer(lambda: function(**given), as_json, stdout)
             raise typer.Exit(code)
 
-        app.command(name, help=_help(function))(run)
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        app.command(name, help=inspect.cleandoc(function.__doc__ or ""))(run)
         return run
 
     return register
+
+
+def _expanded(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, type[Any]]]:
+    """A function's signature with the fields of dataclasses in their place, and the dataclasses."""
+    found: list[inspect.Parameter] = []
+    groups: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            found.append(parameter)
+            continue
+        groups[parameter.name] = kind
+        types = get_type_hints(kind, include_extras=True)
+        fields = inspect.signature(kind).parameters.values()
+        found += [f.replace(annotation=types[f.name]) for f in fields]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([p.replace(kind=keyword) for p in found]), groups
 
 
 @contextlib.contextmanager
@@ -118,7 +151,8 @@ def _worked(
     stopped = "interrupted; nothing unfinished was kept"
     try:
         output = work()
-        _write(output.data if as_json else output.show, as_json, stdout)
+        show = output.show() if callable(output.show) and not as_json else output.show
+        _write(output.data if as_json else show, as_json, stdout)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(stopped, 1, as_json, stdout)
     except LeptonError as error:
@@ -192,7 +226,3 @@ def _own_stdout() -> Iterator[IO[str]]:
             stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _help(function: Callable[..., Any]) -> str:
-    return inspect.cleandoc(function.__doc__ or "")

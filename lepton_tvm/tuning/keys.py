@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_tvm.artifact.manifest import versions
 from lepton_tvm.db import Database, TrialKey
 from lepton_tvm.measure import this_machine
-from lepton_tvm.pipeline import Tuned
 from lepton_tvm.targets import Target
+
+if TYPE_CHECKING:
+    from lepton_tvm.pipeline import Tuned  # `db why` needs keys and no compiler
 
 __all__ = ["schedule_version", "trial_key", "tuned_by"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import dataclasses
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ import pytest
 import typer.main
 
 from lepton_tvm import cli
-from lepton_tvm.cli.doctor import ceiling, pair_problems
+from lepton_tvm.cli.findings import ceiling, pair_problems
+from lepton_tvm.cli.model_options import ModelOptions
 from lepton_tvm.demo.assets import model_path
+from lepton_tvm.errors import InputError
 from lepton_tvm.targets import cpu_flags
 from tests.cli.conftest import Lepton
 
@@ -44,6 +45,36 @@ def test_every_command_has_help_and_stands_in_the_readme(words: tuple[str, ...])
     assert all(getattr(p, "help", None) for p in item.params)
 
 
+def test_lists_of_commands_cut_no_sentence_short(lepton: Lepton) -> None:
+    for group in ((), ("db",), ("device",)):
+        listed = lepton(*group, "--help").out.partition("Commands:")[2]
+        assert listed.count("\n") > 3
+        assert "..." not in listed
+
+
+def test_compile_and_tune_share_their_options() -> None:
+    compile, tune = (
+        {p.name: (p.opts, p.help) for p in ALL[word,].params} for word in ("compile", "tune")
+    )
+    shared = {f.name for f in dataclasses.fields(ModelOptions)}
+    assert {"calib", "threads", "db"} <= shared
+    assert {n: compile[n] for n in shared} == {n: tune[n] for n in shared}
+    assert set(compile) - shared == {"tuned", "as_json"}
+
+
+def test_compile_takes_schedules_of_as_many_threads_as_asked(
+    lepton: Lepton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuned_by(*_args: object, threads: int, **_options: object) -> None:
+        raise InputError(f"schedules for {threads} threads")
+
+    monkeypatch.setattr("lepton_tvm.compiler.tuned_by", tuned_by)
+    ended = lepton("compile", model_path(), "--threads", 3, "--target", "x86:avx2")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith("error: schedules for 3 threads\n")
+    assert "--threads" in lepton("compile", model_path(), "--threads", 0).err
+
+
 @pytest.mark.parametrize("words", ["prune", "explain"])
 def test_commands_of_later_are_absent(words: str, lepton: Lepton) -> None:
     ended = lepton(words)
@@ -56,20 +87,6 @@ def test_version_is_the_packages(lepton: Lepton) -> None:
     project = README.with_name("pyproject.toml").read_text(encoding="utf-8")
     assert ended.code == 0
     assert f'version = "{ended.out.split()[1]}"' in project
-
-
-def test_help_starts_no_compiler() -> None:
-    code = "import sys; from lepton_tvm.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "demo" in done.stdout
-    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "lepton_tvm.cli" in imported
-    assert imported.isdisjoint({"tvm", "tvm_ffi", "onnx", "numpy", "sqlalchemy"})
 
 
 def test_doctor(lepton: Lepton) -> None:

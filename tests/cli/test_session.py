@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 import typer
@@ -63,6 +65,28 @@ def test_other_errors_name_debug(capfd: pytest.CaptureFixture[str]) -> None:
     assert err == (
         "error: unexpected ZeroDivisionError: a b (run again with --debug for the traceback)\n"
     )
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Options of several commands."""
+
+    name: Annotated[str, typer.Argument(help="Whose.")]
+    number: Annotated[int, typer.Option("--number", help="How many.")] = 3
+
+
+def test_options_that_commands_share(capfd: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @command(app, "only")
+    def only(shared: Shared, as_json: Annotated[bool, typer.Option("--json")] = False) -> Output:
+        """Do it."""
+        return Output({}, f"{shared.name} {shared.number} {as_json}")
+
+    for args, answer in ((["a"], "a 3 False"), (["--number", "4", "b"], "b 4 False")):
+        with pytest.raises(SystemExit):
+            app(args=args)
+        assert capfd.readouterr().out == f"{answer}\n"
 
 
 def test_debug_shows_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from lepton_tvm import runtime
 from lepton_tvm.artifact.container import pack
 from lepton_tvm.artifact.manifest import make_manifest
-from lepton_tvm.cli.doctor import examine
+from lepton_tvm.cli.findings import examine
 from lepton_tvm.errors import LeptonError, TargetError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.runtime import loader
@@ -86,7 +86,7 @@ def test_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_and_machine_tell_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lepton_tvm.cli.doctor.gpus", lambda: TURING)
+    monkeypatch.setattr("lepton_tvm.cli.findings.gpus", lambda: TURING)
     assert examine()["gpus"] == [
         {"name": "Tesla T4", "compute_capability": "7.5", "driver_cuda": "13.0"}
     ]
