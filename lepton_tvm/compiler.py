@@ -72,7 +72,7 @@ def compile(
     db: Db = None,
     variant: str | None = None,
     winograd: bool = True,
-    tuned: bool = True,
+    tuned: bool | Tuned = True,
     hardware: str | None = None,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
@@ -82,7 +82,8 @@ def compile(
     Schedules that `tune` found are used where the database has them for exactly this target,
     machine, TVM and lepton_tvm, and for kernels on `threads` threads; `hardware` is the fingerprint
     of the machine that is to run the artifact (default: this one's), and without `tuned` there are
-    none. All other kernels take their analytical schedules.
+    none. A function in place of `tuned` gives the decisions of a task (its hash) or None. All other
+    kernels take their analytical schedules.
 
     `output` is where the `.so` is written; without it the file lies only beside the database. `db`
     is a database or its URL; None is the default one (LEPTON_TVM_DB, else lepton.db in the working
@@ -106,8 +107,8 @@ def compile(
     try:
         if database is not None:
             database.check_writable()
-        schedules = None
-        if database is not None and tuned:
+        schedules = tuned if callable(tuned) else None
+        if database is not None and tuned is True:
             schedules = tuned_by(database, goal, hardware=hardware, threads=threads)
         name = variant or variant_name(model)
         return _compile(model, goal, output, database, name, progress, winograd, schedules)

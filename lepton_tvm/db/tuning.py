@@ -172,6 +172,17 @@ class TuningLog:
                     found[by_id[name]].append(Finished(*values))
         return found
 
+    def newer_trials(self, keys: Iterable[TrialKey], time: str) -> int:
+        """How many trials of `keys` were stored after `time` (as `created_at` has it)."""
+        newer = 0
+        with self._database.reading() as session:
+            for some in chunks([key_id(key) for key in keys]):
+                counted = sa.select(sa.func.count()).where(
+                    TrialRow.key_id.in_(some), TrialRow.created_at > time
+                )
+                newer += session.scalar(counted) or 0
+        return newer
+
     def keys(self, **parts: str) -> list[TrialKey]:
         """The stored keys that have these parts: `keys(target=..., hardware=...)`."""
         alike = [getattr(TuningKeyRow, part) == value for part, value in parts.items()]

@@ -74,6 +74,15 @@ class RemoteArtifacts:
         answer, _ = self._session.ask("time", body, arrays_to(inputs), timeout_s=_TIME_S)
         return {sha256: [float(s) for s in answer["seconds"][sha256]] for sha256 in artifacts}
 
+    def time_kernels(
+        self, artifacts: Sequence[str], inputs: Mapping[str, Array], rounds: Rounds
+    ) -> dict[str, list[list[float]]]:
+        """Time the kernels of whole runs in turns on the device."""
+        body = {"artifacts": list(artifacts), "rounds": asdict(rounds)}
+        answer, _ = self._session.ask("time_kernels", body, arrays_to(inputs), timeout_s=_TIME_S)
+        rows = answer["seconds"]
+        return {sha256: [[float(s) for s in row] for row in rows[sha256]] for sha256 in artifacts}
+
 
 @contextmanager
 def device_session(

@@ -13,6 +13,7 @@ that an exception on the client's side always means that the session is lost.
 | `infer` | `artifact`, and inputs as .npz | outputs as .npz |
 | `engine_...` | what `lepton_tvm.bench.on_device` says | |
 | `time` | `artifacts`, `rounds`, and inputs as .npz | `seconds`: samples by sha256 |
+| `time_kernels` | the same | `seconds`: by sha256, a row of kernels' times for each round |
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Session:
             "measure": lambda body, _data: (self._kernels.measure(**body), b""),
             "open": self._open,
             "infer": self._infer,
-            "time": self._time,
+            "time": lambda body, data: self._time(self._artifacts.time, body, data),
+            "time_kernels": lambda body, data: self._time(self._artifacts.time_kernels, body, data),
             "engine_lacks": lambda body, _data: self._engine("engine_lacks", body),
             "engine_open": lambda body, _data: self._engine("engine_open", body),
             "engine_run": lambda body, _data: self._engine("engine_run", body),
@@ -108,9 +110,9 @@ class Session:
             self._engines = module.Engines(self._files, self._folder, self._most)
         return self._engines.do(command, body), b""
 
-    def _time(self, body: dict[str, Any], data: bytes) -> Answer:
+    def _time(self, timed: Callable[..., Any], body: dict[str, Any], data: bytes) -> Answer:
         rounds, feed = Rounds(**body["rounds"]), arrays_from(data)
-        return {"seconds": self._artifacts.time(body["artifacts"], feed, rounds)}, b""
+        return {"seconds": timed(body["artifacts"], feed, rounds)}, b""
 
 
 def run_session(descriptor: int, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +18,15 @@ from lepton_tvm.measure.machine import Machine, this_machine
 from lepton_tvm.measure.pinning import pinned
 from lepton_tvm.runtime import Net, load
 from lepton_tvm.runtime.loader import check_machine
+from lepton_tvm.runtime.profile import CallProfiler
 
 __all__ = ["ArtifactPlace", "LocalArtifacts"]
 
 Array = npt.NDArray[Any]
+
+# Where an artifact happens to lie in memory makes single kernels up to a third slower or faster, so
+# that two loaded copies of one artifact differ: times are taken of so many.
+_INSTANCES = 3
 
 
 class ArtifactPlace(Protocol):
@@ -45,6 +53,12 @@ class ArtifactPlace(Protocol):
         self, artifacts: Sequence[str], inputs: Mapping[str, Array], rounds: Rounds
     ) -> dict[str, list[float]]:
         """Seconds of one run: a sample for each artifact and round, taken in turns."""
+        ...
+
+    def time_kernels(
+        self, artifacts: Sequence[str], inputs: Mapping[str, Array], rounds: Rounds
+    ) -> dict[str, list[list[float]]]:
+        """Seconds of every kernel in one run, in order: a row for each round, taken in turns."""
         ...
 
 
@@ -78,15 +92,72 @@ class LocalArtifacts:
     def time(
         self, artifacts: Sequence[str], inputs: Mapping[str, Array], rounds: Rounds
     ) -> dict[str, list[float]]:
-        """As `ArtifactPlace` says; the first one's run finds the threads to give CPUs to."""
-        nets = {sha256: self._net(sha256) for sha256 in artifacts}
-        runners = {sha256: net.timer(dict(inputs)) for sha256, net in nets.items()}
-        first = artifacts[0]
-        cpus = sorted(os.sched_getaffinity(0), reverse=True)
-        with pinned(lambda: runners[first](1), nets[first].threads, cpus):
-            return measure_interleaved(runners, rounds)
+        """As `ArtifactPlace` says, of several instances of each artifact, one set after another."""
+        found: dict[str, list[float]] = {sha256: [] for sha256 in artifacts}
+        for nets in self._instances(artifacts):
+            runners = {sha256: net.timer(dict(inputs)) for sha256, net in nets.items()}
+            first = artifacts[0]
+            with pinned(lambda: runners[first](1), nets[first].threads, _cpus()):  # noqa: B023
+                samples = measure_interleaved(runners, _share(rounds))
+            for sha256, taken in samples.items():
+                found[sha256] += taken
+        return found
+
+    def time_kernels(
+        self, artifacts: Sequence[str], inputs: Mapping[str, Array], rounds: Rounds
+    ) -> dict[str, list[list[float]]]:
+        """As `ArtifactPlace` says, of several instances of each artifact, one set after another.
+
+        `rounds.warmup_s` is not used: one run warms up for each sample.
+        """
+        found: dict[str, list[list[float]]] = {sha256: [] for sha256 in artifacts}
+        for nets in self._instances(artifacts):
+            made = {
+                sha256: CallProfiler(net.path, dict(inputs), net.threads)
+                for sha256, net in nets.items()
+            }
+            with pinned(made[artifacts[0]].run, nets[artifacts[0]].threads, _cpus()):
+                for sha256, rows in _kernel_rounds(made, _share(rounds)).items():
+                    found[sha256] += rows
+        return found
+
+    def _instances(self, artifacts: Sequence[str]) -> Iterator[dict[str, Net]]:
+        """Loaded artifacts in other places of the memory each time."""
+        opened = {sha256: self._net(sha256) for sha256 in artifacts}
+        yield opened
+        for _ in range(_INSTANCES - 1):
+            yield {sha256: load(net.path, threads=net.threads) for sha256, net in opened.items()}
 
     def _net(self, sha256: str) -> Net:
         if sha256 not in self._nets:
             raise InputError(f"artifact {sha256[:12]} was not opened")
         return self._nets[sha256]
+
+
+def _share(rounds: Rounds) -> Rounds:
+    """What one of the instances gets of `rounds`."""
+    return replace(
+        rounds,
+        least=math.ceil(rounds.least / _INSTANCES),
+        most=math.ceil(rounds.most / _INSTANCES),
+        budget_s=rounds.budget_s / _INSTANCES,
+    )
+
+
+def _kernel_rounds(
+    profilers: Mapping[str, CallProfiler], rounds: Rounds
+) -> dict[str, list[list[float]]]:
+    found: dict[str, list[list[float]]] = {name: [] for name in profilers}
+    start = time.perf_counter()
+    for index in range(rounds.most):
+        for name, profiler in profilers.items():
+            calls = zip(profiler.names, profiler.run()[1], strict=True)
+            found[name].append([s for called, s in calls if not called.startswith("vm.")])
+        if index + 1 >= rounds.least and time.perf_counter() - start >= rounds.budget_s:
+            break
+    return found
+
+
+def _cpus() -> list[int]:
+    """This process's, from the last one down: the first one serves most interrupts."""
+    return sorted(os.sched_getaffinity(0), reverse=True)

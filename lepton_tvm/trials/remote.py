@@ -165,7 +165,8 @@ class _Lane:
                 self._say(str(e))
                 queue.again(request, str(e))
             except (LeptonError, OSError) as e:
-                queue.done(RunResult(request.id, "failed", error=str(e)))
+                # the candidate's own faults come as results
+                queue.done(RunResult(request.id, "failed", error=str(e), reason="device"))
 
     def _measure(self, session: DeviceSession, request: RunRequest) -> RunResult:
         files: dict[str, Path] = {}

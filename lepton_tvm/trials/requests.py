@@ -61,11 +61,15 @@ class Built:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a kernel: a raw little-endian C-ordered file, or None for an output."""
+    """One argument of a kernel: a raw little-endian C-ordered file, or None for an output.
+
+    `constant` are weights and what else the model brings along.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     path: str | None
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class RunRequest:
     largest reference output for floats. Without a reference nothing is compared. Both kernels run
     in turns for about `budget_s` seconds together, on `threads` threads. `on_gpu`: their arguments
     lie on the first GPU, and a time ends when the kernels it started are done.
+
+    `model_constants` are the bytes of all constants of the model. Every call reads another copy of
+    the kernel's own, until copies of so many bytes were read: constants come from the level of
+    memory that they come from in an inference. 0: always the same ones.
     """
 
     id: str
@@ -89,6 +97,7 @@ class RunRequest:
     threads: int = 1
     budget_s: float = 0.05
     on_gpu: bool = False
+    model_constants: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ class RunResult:
     """Seconds of one run, sample by sample; those of the reference were taken in turns with them.
 
     `state` is `ok`, `wrong` (the outputs differ from the reference's; `error` says by how much),
-    `failed`, `crashed` or `timeout`. `reason` is as in `Built`.
+    `failed`, `crashed` or `timeout`. `reason` is as in `Built`, or `device` where a device could
+    not do what was asked.
     """
 
     id: str

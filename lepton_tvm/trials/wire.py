@@ -81,7 +81,7 @@ def run_result(fields: Mapping[str, Any]) -> RunResult:
 
 
 def _arguments(items: Any) -> tuple[Argument, ...]:
-    return tuple(Argument(tuple(i["shape"]), i["dtype"], i["path"]) for i in items)
+    return tuple(Argument(**{**i, "shape": tuple(i["shape"])}) for i in items)
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes | None:

@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lepton_tvm.compiler import CompiledArtifact, compile
 from lepton_tvm.db import Winner
+from lepton_tvm.db.records import now
 from lepton_tvm.measure import Estimate
 from lepton_tvm.measure.artifacts import ArtifactPlace
-from lepton_tvm.tuning.confirm import confirm, zero_trial_winner
+from lepton_tvm.tuning.confirm import Compile, alone, finalists, in_model, winner_of
 from lepton_tvm.tuning.result import TuneResult, task_result
 from lepton_tvm.tuning.run import SearchRun
-from lepton_tvm.tuning.whole_model import time_in_turns
+from lepton_tvm.tuning.whole_model import difference_of, time_in_turns
 
-__all__ = ["choose_winners", "finish"]
-
-
-def choose_winners(run: SearchRun) -> dict[str, Winner]:
-    """One winner for each task, by hash, stored; where no trial is new, those that are stored."""
-    log = run.database.tuning
-    known = log.winners(list(run.keys.values()))
-    if not run.new and len(known) == len(run.keys):
-        return {key.workload_hash: winner for key, winner in known.items()}
-    run.say("confirming")
-    winners = confirm(run.loop)
-    log.add_winners(list(winners.values()))
-    return winners
+__all__ = ["finish"]
 
 
 def finish(
     run: SearchRun,
-    winners: dict[str, Winner],
     stopped: str,
     output: str | Path | None,
     variant: str,
     place: ArtifactPlace,
     notes: list[str],
 ) -> TuneResult:
-    """Compile with the winners, and compare the whole model with its zero-trial self on `place`.
+    """Choose winners, compile with them, and compare the model with its zero-trial self on `place`.
 
     Where the tuned one is slower, zero-trial schedules take the winners' place.
     """
-    run.say("compiling")
+    run.say("confirming")
     zero = compile(
         run.model, target=run.target, db=run.database, winograd=run.winograd,
         variant=f"{variant}, zero trials", tuned=False,
     )  # fmt: skip
+    winners = _winners(run, place, zero)
+    run.say("compiling")
     made = _compile(run, output, variant)
     times: tuple[Estimate, Estimate, Estimate] | None = None
     if any(w.decisions for w in winners.values()):
         run.say("comparing")
-        times = time_in_turns(run.database, place, zero, made, run.threads, seed=run.seed)
-        if times[2].high < 1.0:
-            notes.append(
-                f"the tuned kernels made the whole model slower ({times[2].value:.3f}x), "
-                "so the zero-trial schedules stay"
-            )
-            states = run.loop.search.states
-            winners = {key: zero_trial_winner(run.loop, state) for key, state in states.items()}
+        pair = run.database, place, zero, made, run.threads
+        wrong = difference_of(*pair, seed=run.seed)
+        times = None if wrong else time_in_turns(*pair, seed=run.seed)
+        if told := _why_not(wrong, times):
+            notes.append(f"{told}, so the zero-trial schedules stay")
+            winners = {key: winner_of(run.loop, key, None) for key in winners}
             run.database.tuning.add_winners(list(winners.values()))
             made, times = _compile(run, output, variant), None
     else:
@@ -84,6 +74,46 @@ def finish(
         kernels=tuple(task_result(state, winners.get(key)) for key, state in states.items()),
         notes=tuple(notes),
     )
+
+
+def _why_not(wrong: str | None, times: tuple[Estimate, Estimate, Estimate] | None) -> str | None:
+    """Why the tuned model may not replace the zero-trial one."""
+    if wrong is not None:
+        return f"the tuned kernels changed what the whole model computes ({wrong})"
+    if times is not None and times[2].high < 1.0:
+        return f"the tuned kernels made the whole model slower ({times[2].value:.3f}x)"
+    return None
+
+
+def _winners(run: SearchRun, place: ArtifactPlace, zero: CompiledArtifact) -> dict[str, Winner]:
+    """One winner for each task, by hash, stored; those that are stored where no trial is newer."""
+    log = run.database.tuning
+    known = log.winners(list(run.keys.values()))
+    since = min((w.created_at for w in known.values()), default="")
+    if len(known) == len(run.keys) and not log.newer_trials(list(run.keys.values()), since):
+        return {key.workload_hash: winner for key, winner in known.items()}
+    judged_at = now()  # trials that others finish from here on are for the next run
+    run.loop.refresh()
+    found = finalists(run.loop)
+    if run.target.family == "cuda":
+        best = alone(run.loop, found)
+    else:
+        best = in_model(run.loop, found, place, zero, _compiler(run), run.folder)
+    winners = {
+        key: replace(winner_of(run.loop, key, best.get(key)), created_at=judged_at) for key in found
+    }
+    log.add_winners(list(winners.values()))
+    return winners
+
+
+def _compiler(run: SearchRun) -> Compile:
+    def compile_with(decisions: Mapping[str, Mapping[str, int]], output: Path) -> CompiledArtifact:
+        return compile(
+            run.model, target=run.target, db=False, output=output, winograd=run.winograd,
+            tuned=decisions.get, threads=run.threads,
+        )  # fmt: skip
+
+    return compile_with
 
 
 def _compile(run: SearchRun, output: str | Path | None, variant: str) -> CompiledArtifact:

@@ -14,7 +14,7 @@ from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.trials import Builder, Runner, artifacts_of, open_builder, open_runner
 from lepton_tvm.trials.scratch import Scratch
-from lepton_tvm.tuning.outcome import choose_winners, finish
+from lepton_tvm.tuning.outcome import finish
 from lepton_tvm.tuning.result import TuneResult
 from lepton_tvm.tuning.run import Limits, OnStatus, SearchRun
 
@@ -82,11 +82,10 @@ def tune(
                 on_status or (lambda status: None),
             )  # fmt: skip
             stopped = run.search()
-            winners = choose_winners(run)
             name = variant or variant_name(model)
             with artifacts_of(runner) as place:
                 notes = list(dict.fromkeys(said))
-                return finish(run, winners, stopped, output, name, place, notes)
+                return finish(run, stopped, output, name, place, notes)
 
 
 def parse_budget(budget: str | float | None) -> float | None:

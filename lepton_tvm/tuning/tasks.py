@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import numpy as np
 import tvm
 from tvm import tirx
 
-from lepton_tvm.ir.graph import Array, const_array, dtype_of, shape_of
+from lepton_tvm.ir.graph import Array, const_array
 from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
 from lepton_tvm.kernels import KernelInfo, describe_kernels, kernel_calls, kernel_hash
-from lepton_tvm.measure.inputs import random_inputs
-from lepton_tvm.model import Model, TensorInfo
+from lepton_tvm.model import Model
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.pipeline import fuse, ops_of_kernels
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Argument
+from lepton_tvm.tuning.activations import activations
 
 __all__ = ["Task", "Tasks", "Variant"]
 
@@ -79,11 +79,16 @@ class Tasks:
         fused = fuse(self._module, target, winograd=winograd, plans=seen).module
         infos = {k.name: k for k in describe_kernels(fused, fused, [], target)}
         self.all: dict[str, Task] = {}
+        #: The task of every call of an inference, in order.
+        self.sequence: list[str] = []
         for call, ((name, _), op) in enumerate(zip(kernel_calls(fused), self._ops, strict=True)):
             key = kernel_hash(fused[name])
+            self.sequence.append(key)
             if key not in self.all:
                 plans = [c.decisions for c in seen.candidates[op]] if op is not None else [{}]
                 self.all[key] = Task(key, infos[name], call, tuple(plans))
+        #: Bytes of the constants of all calls of an inference.
+        self.constants = sum(k.weight_bytes * k.calls for k in infos.values())
         self._keep(fused, [(task, 0) for task in self.all.values()])
 
     def variant(self, task: Task, plan: int) -> Variant:
@@ -127,10 +132,11 @@ class Tasks:
         for index, value in enumerate(inputs):
             constant = const_array(value)
             if constant is not None:
-                made.append(self._write(f"{task.hash}-{plan}-{index}", constant))
+                written = self._write(f"{task.hash}-{plan}-{index}", constant)
+                made.append(replace(written, constant=True))
                 continue
-            array = _drawn(shape_of(value), dtype_of(value), self._seed + index)
-            made.append(self._write(f"{task.hash}-{index}", array))
+            drawn = activations(func, index, self._seed + index)
+            made.append(self._write(f"{task.hash}-{index}", drawn))
         for buffer in list(func.params)[len(inputs) :]:
             shape = tuple(int(d) for d in buffer.shape)
             made.append(Argument(shape, str(buffer.dtype).removeprefix("T."), None))
@@ -141,10 +147,3 @@ class Tasks:
         if not path.exists():
             path.write_bytes(np.ascontiguousarray(array).tobytes())
         return Argument(tuple(array.shape), str(array.dtype), str(path))
-
-
-def _drawn(shape: tuple[int, ...], dtype: str, seed: int) -> Array:
-    """Values that any kernel can take: small where they may be indices."""
-    drawn = "float32" if dtype == "bfloat16" else dtype
-    (values,) = random_inputs([TensorInfo("x", shape, drawn)], seed).values()
-    return values.astype(np.dtype(dtype)) if drawn != dtype else values

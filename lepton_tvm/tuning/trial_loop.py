@@ -252,6 +252,7 @@ class TrialLoop:
             budget_s=_BUDGET_S,
             threads=self.threads,
             on_gpu=self.target.family == "cuda",
+            model_constants=self.tasks.constants,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from lepton_tvm.device.farm import DevicePool
 from lepton_tvm.device.tracker import Tracker
 from lepton_tvm.errors import DeviceError, InputError
 from lepton_tvm.measure import Rounds, this_machine
+from lepton_tvm.measure.artifacts import LocalArtifacts
 from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 from lepton_tvm.trials import RunResult, artifacts_of, open_runner
@@ -101,8 +103,27 @@ def test_whole_artifacts_run_where_kernels_do(
                     found, np.maximum(inputs["x"] @ toy.WEIGHT, 0), rtol=1e-5
                 )
                 assert len(place.time([sha256], inputs, quick)[sha256]) == 3
+                rows = place.time_kernels([sha256], inputs, quick)[sha256]
+                here = LocalArtifacts()
+                here.open({sha256: work / "toy.so"}, 1)
+                assert np.shape(rows) == np.shape(
+                    here.time_kernels([sha256], inputs, quick)[sha256]
+                )
             device.kill_session()
         runner.close()
+
+
+def test_what_a_device_refuses_is_not_the_candidate_s_fault(
+    tracker: servers.Running, libraries: dict[str, str], work: Path
+) -> None:
+    """A trial would be stored as failed for good."""
+    with servers.devices(work, tracker, "refusing", 1):
+        runner = RpcRunner(where(tracker), "refusing", timeout_s=20, wait_s=30)
+        asked = kernels.request(work, "k", libraries["double"])
+        (result,) = runner.run([dataclasses.replace(asked, threads=99)])
+        runner.close()
+    assert (result.state, result.reason) == ("failed", "device")
+    assert "99 threads were asked for, this device gives" in (result.error or "")
 
 
 def test_a_session_lost_in_the_middle_is_tried_once_more_on_the_same_device(

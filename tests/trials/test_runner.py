@@ -82,6 +82,30 @@ def test_bfloat16_arguments_are_carried_bit_for_bit(runner: LocalRunner, tmp_pat
     assert result.state == "ok", result.error
 
 
+def test_constants_lie_elsewhere_in_every_call_and_inputs_do_not(
+    runner: LocalRunner, tmp_path: Path
+) -> None:
+    """Or the weights would lie in the caches, where those of a whole model do not."""
+    picky = library(
+        tmp_path,
+        "picky",
+        "static void *w, *x; void ***a = args;"
+        "if (w == a[3][3] || (x && x != a[1][3])) abort(); x = a[1][3]; w = a[3][3];",
+    )
+    values = numbers((64,), "float32")
+    x, weights = argument(tmp_path, "x", values), argument(tmp_path, "w", values)
+    own = dataclasses.replace(weights, constant=True)
+    asked = RunRequest("r", picky, (x, own, output((1,), "int8")), model_constants=4096)
+    (result,) = runner.run([asked])
+    assert result.state == "ok", result.error
+    for spoiled in (
+        dataclasses.replace(asked, model_constants=0),
+        dataclasses.replace(asked, arguments=(x, weights, output((1,), "int8"))),
+    ):
+        (result,) = runner.run([spoiled])
+        assert result.state == "crashed"
+
+
 def test_wrong_numbers_are_found(
     builder: ParallelBuilder, runner: LocalRunner, tmp_path: Path
 ) -> None:

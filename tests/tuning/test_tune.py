@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lepton_tvm import compiler, runtime
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import InputError, TargetError, TrialError
 from lepton_tvm.measure import this_machine
+from lepton_tvm.measure.artifacts import LocalArtifacts
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
 from lepton_tvm.trials import (
@@ -25,9 +26,11 @@ from lepton_tvm.trials import (
     RunResult,
 )
 from lepton_tvm.tuning import Status, TuneResult, outcome, parse_budget, session, tune
+from lepton_tvm.tuning.confirm import finalists
 from lepton_tvm.tuning.keys import schedule_version, trial_key, tuned_by
 from lepton_tvm.tuning.search import Search
 from lepton_tvm.tuning.space import ZERO_TRIAL
+from lepton_tvm.tuning.trial_loop import TrialLoop
 
 TRIALS = 40
 
@@ -172,6 +175,19 @@ class Flatterer(Liar):
     state = "ok"
 
 
+def flattered(time_kernels: Callable[..., Any]) -> Callable[..., Any]:
+    """Says that inside the model too all candidates are ten times faster."""
+
+    def tell(place: LocalArtifacts, artifacts: Sequence[str], *rest: Any) -> Any:
+        found = time_kernels(place, artifacts, *rest)
+        base = found[artifacts[0]]
+        return {a: [[s / 10 for s in row] for row in base] for a in artifacts} | {
+            artifacts[0]: base
+        }
+
+    return tell
+
+
 class FullDisk(ParallelBuilder):
     """Builds zero-trial kernels only: then its disk is full."""
 
@@ -205,8 +221,9 @@ def test_a_candidate_with_other_numbers_never_wins(
 def test_kernels_that_make_the_whole_model_slower_are_taken_back(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kernels timed by a runner that flatters win; the whole model tells that they are slow."""
+    """Kernels whose times were flattered win; the whole model tells that they are slow."""
     monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
+    monkeypatch.setattr(LocalArtifacts, "time_kernels", flattered(LocalArtifacts.time_kernels))
     times = iter([0.9])
 
     def slower(*args: Any, **options: Any) -> Any:
@@ -221,6 +238,80 @@ def test_kernels_that_make_the_whole_model_slower_are_taken_back(
     assert not any(k.decisions for k in result.kernels)
     made = compiler.compile(model, db=url)
     assert not any(k["decisions"] for k in made.manifest["kernels"])
+
+
+def test_kernels_that_change_the_model_s_outputs_are_taken_back(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last net, should a candidate compute right by itself and wrong in the model."""
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
+    monkeypatch.setattr(LocalArtifacts, "time_kernels", flattered(LocalArtifacts.time_kernels))
+    infer, seen = LocalArtifacts.infer, []
+
+    def other(place: LocalArtifacts, sha256: str, inputs: Any) -> Any:
+        seen.append(sha256)
+        found = infer(place, sha256, inputs)
+        return {name: value + (len(seen) > 1) for name, value in found.items()}
+
+    monkeypatch.setattr(LocalArtifacts, "infer", other)
+    result = run(url, model, 30)
+    assert len(set(seen)) == 2
+    assert any("changed what the whole model computes (output" in note for note in result.notes)
+    assert not any(k.decisions for k in result.kernels)
+    made = compiler.compile(model, db=url)
+    assert not any(k["decisions"] for k in made.manifest["kernels"])
+
+
+def test_trials_of_a_run_that_was_killed_before_its_verdict_are_judged_by_the_next(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(url, model, 20)
+    judged: list[int] = []
+
+    def killed(*_: Any) -> Any:
+        judged.append(1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome, "in_model", killed)
+        patch.setattr(outcome, "finalists", lambda loop: {k: [] for k in loop.keys})
+        run(url, model, 20)
+        assert not judged  # nothing is new: the verdict stands
+        with pytest.raises(KeyboardInterrupt):
+            run(url, model, 26)
+    assert judged
+    looked: list[int] = []
+
+    def look(loop: TrialLoop) -> Any:
+        looked.append(1)
+        return finalists(loop)
+
+    monkeypatch.setattr(outcome, "finalists", look)
+    again = run(url, model, 26)
+    assert (again.new_trials, looked) == (0, [1])
+    assert run(url, model, 26).new_trials == 0
+    assert looked == [1]
+
+
+def test_kernels_that_are_fast_only_by_themselves_win_nothing(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner says ten times faster; inside the model they take as long as before."""
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
+    asked: list[int] = []
+
+    def same(place: LocalArtifacts, artifacts: Sequence[str], *rest: Any) -> Any:
+        asked.append(len(artifacts))
+        (rows,) = measured(place, artifacts[:1], *rest).values()
+        return dict.fromkeys(artifacts, rows)
+
+    measured = LocalArtifacts.time_kernels
+    monkeypatch.setattr(LocalArtifacts, "time_kernels", same)
+    result = run(url, model, 30)
+    assert asked
+    assert asked[0] > 1
+    assert not any(k.decisions for k in result.kernels)
+    assert any("nothing was changed" in note for note in result.notes)
 
 
 def test_neighbours_seed_the_search_and_win_nothing(url: str, model: Model) -> None:
