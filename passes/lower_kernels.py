@@ -48,6 +48,7 @@ from lepton_tvm.passes.lower_tiles import tiled_conv2d, tiled_matmul
 from lepton_tvm.passes.packed_kernel import (
     PackedKernel,
     first_layer_kernel,
+    matrix_conv_kernel,
     matrix_kernel,
     winograd_kernel,
 )
@@ -271,8 +272,13 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             may = self._options.winograd and n == 1 and not (wide and self._isa.amx)
             cores = self._options.target.cores
             plan = self._choose(
-                conv_plans(replace(plain, dot=dot), tiles, self._isa, cores, winograd=may)
-            )
+                conv_plans(
+                    replace(plain, dot=dot), tiles, self._isa, cores, winograd=may,
+                    matrix=self._isa.matrix and weight.dtype == "int8" and groups == 1,
+                )
+            )  # fmt: skip
+            if plan.matrix:
+                return matrix_conv_kernel(weight, plain, plan.tile)
             if plan.winograd is not None:
                 return winograd_kernel(weight, plan.winograd)
             tile = plan.tile

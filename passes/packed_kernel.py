@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lepton_tvm.ir.graph import Array, Expr
-from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.conv2d import ConvShape, pack_conv2d_weight
 from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.ir.kernels.matmul import MatmulShape, pack_matmul_weight
+from lepton_tvm.ir.kernels.matrix_conv2d import matrix_conv2d
 from lepton_tvm.ir.kernels.matrix_matmul import MATRIX_DEPTH, matrix_matmul
 from lepton_tvm.ir.kernels.register_tile import RegisterTile
 from lepton_tvm.ir.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan
 
-__all__ = ["PackedKernel", "first_layer_kernel", "matrix_kernel", "winograd_kernel"]
+__all__ = [
+    "PackedKernel",
+    "first_layer_kernel",
+    "matrix_conv_kernel",
+    "matrix_kernel",
+    "winograd_kernel",
+]
 
 
 @dataclass(frozen=True)
@@ -66,3 +73,9 @@ def matrix_kernel(weight: Array, leading: tuple[int, ...], tile: RegisterTile) -
     )
     packed = pack_matmul_weight(weight, shape)
     return PackedKernel("matmul", matrix_matmul, shape, tile, packed)
+
+
+def matrix_conv_kernel(weight: Array, conv: ConvShape, tile: RegisterTile) -> PackedKernel:
+    """The convolution `conv` without groups, with int8 HWIO `weight`, by a matrix instruction."""
+    shape = replace(conv, dot=MATRIX_DEPTH, rows=tile.rows, block=tile.channels, matrix=True)
+    return PackedKernel("conv2d", matrix_conv2d, shape, tile, pack_conv2d_weight(weight, shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton_tvm.schedules.arm.intrinsics import dot_unit
+from lepton_tvm.schedules.arm.matrix_conv2d import MatrixConv2d
 from lepton_tvm.schedules.arm.matrix_matmul import MatrixMatmul
 from lepton_tvm.schedules.base import ScheduleRule
 from lepton_tvm.schedules.cpu.batch_matmul import BatchMatmul
@@ -19,6 +20,7 @@ __all__ = ["RULES"]
 
 #: The order is the policy: the first rule that does not answer None schedules the function.
 RULES: tuple[ScheduleRule, ...] = (
+    MatrixConv2d("arm.matrix_conv2d"),
     Conv2d("arm.conv2d", dot_unit),
     WinogradConv2d("arm.winograd_conv2d", dot_unit),
     DepthwiseConv2d("arm.depthwise_conv2d", dot_unit),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
 import tvm
-from tvm.s_tir import Schedule, TensorIntrin
-from tvm.script import tirx as T
+from tvm.s_tir import Schedule
 
+from lepton_tvm.schedules.arm.matrix_tile import finish_matrix_tile, split_matrix_depth
 from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
     parallel_outer,
-    split_depth,
-    unroll_between,
     vectorize_inner,
 )
 from lepton_tvm.schedules.cpu.matmul import columns_outermost, flatten_rows
@@ -55,7 +52,7 @@ class MatrixMatmul:
         columns_out = columns_outermost(sch, choices, anchor, extents[0] * 2, extents[1] * 2, depth)
         po, pi = sch.split(p, [None, anchor.rows // 2])
         qo, qi = sch.split(q, [None, block // 2])
-        rc, steps = split_depth(sch, choices, rc, anchor.rows * anchor.vectors)
+        rc, steps = split_matrix_depth(sch, choices, anchor, rc)
         outer, inner = (qo, po) if columns_out else (po, qo)
         sch.reorder(outer, inner, rc, *steps, pi, qi, i, j, rd)
         sch.unroll(pi)
@@ -65,65 +62,10 @@ class MatrixMatmul:
             vectorize_inner(sch, pad, _BYTES)
         parallel_outer(sch, outer, macs, 4)
 
-        sch.set_scope(reduction, 0, "local")
         sch.set_scope(pairs, 0, "local")
-        sch.set_scope(sums, 0, "local")
         sch.compute_at(pairs, pi)
         rows, values = sch.get_loops(pairs)[-2:]
         sch.unroll(rows)
         sch.vectorize(values)
-        sch.reverse_compute_at(sums, inner, preserve_unit_loops=True)
-        sch.reverse_compute_at(store, inner, preserve_unit_loops=True)
-        rows, columns = sch.get_loops(sums)[-2:]
-        columns, lanes = sch.split(columns, [None, anchor.lanes])
-        sch.unroll(rows)
-        sch.unroll(columns)
-        sch.vectorize(lanes)
-
-        init = sch.decompose_reduction(reduction, rc)
-        sch.tensorize(i, _usmmla())
-        *_, pi, qi, i, j = sch.get_loops(init)
-        sch.unroll(pi)
-        sch.unroll(qi)
-        sch.vectorize(sch.fuse(i, j))
-        vectorize_inner(sch, store, anchor.lanes)
-        if choices.pick(sch, "unroll_epilogue", [0, 1], 0):
-            unroll_between(sch, inner, store, anchor.rows * anchor.vectors)
+        finish_matrix_tile(sch, anchor, sums, inner, rc, i, "local", choices)
         return sch
-
-
-@functools.cache
-def _usmmla() -> str:
-    """The name of: C[i, j] += sum over k < 8 of A[i, k] * B[j, k] for 2 rows i and 2 columns j."""
-
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (2, 8), "uint8", offset_factor=1, scope="local")
-        B = T.match_buffer(b, (2, 8), "int8", offset_factor=1)
-        C = T.match_buffer(c, (2, 2), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:2, 0:2], A[0:2, 0:8], B[0:2, 0:8])
-            T.writes(C[0:2, 0:2])
-            for i, j, k in T.grid(2, 2, 8):
-                with T.sblock("update"):
-                    vi, vj, vk = T.axis.remap("SSR", [i, j, k])
-                    C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "int32") * T.cast(B[vj, vk], "int32")
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (2, 8), "uint8", offset_factor=1, scope="local")
-        B = T.match_buffer(b, (2, 8), "int8", offset_factor=1)
-        C = T.match_buffer(c, (2, 2), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:2, 0:2], A[0:2, 0:8], B[0:2, 0:8])
-            T.writes(C[0:2, 0:2])
-            C[0, T.ramp(0, 1, 4)] = T.call_llvm_pure_intrin(
-                "int32x4",
-                "llvm.aarch64.neon.usmmla",
-                C.vload([0, 0], dtype="int32x4"),
-                T.reinterpret("int8x16", A.vload([0, 0], dtype="uint8x16")),
-                B.vload([0, 0], dtype="int8x16"),
-            )
-
-    TensorIntrin.register("lepton.usmmla", desc, impl, override=True)
-    return "lepton.usmmla"

@@ -122,15 +122,16 @@ def dot_loops(
 
 
 def split_depth(
-    sch: Schedule, choices: Choices, depth: Loop, copies: int
+    sch: Schedule, choices: Choices, depth: Loop, copies: int, default: int = 1
 ) -> tuple[Loop, list[Loop]]:
     """The loop over input channels, and a loop inside it whose steps are unrolled, if any.
 
-    By default every step is one round of the loop; `copies` is how many operations a step takes.
+    By default `default` steps are one round of the loop, or one where that does not divide them;
+    `copies` is how many operations a step takes.
     """
     extent = int(sch.get(depth).extent)
     fitting = [n for n in (1, 2, 4, 8) if extent % n == 0 and n * copies <= _MOST_COPIES]
-    steps = choices.pick(sch, "unroll_depth", fitting or [1], 1)
+    steps = choices.pick(sch, "unroll_depth", fitting or [1], default if default in fitting else 1)
     if steps == 1:
         return depth, []
     depth, step = sch.split(depth, [None, steps])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Choices, new_schedule
+from lepton_tvm.schedules.base import Choices, Loop, new_schedule
 from lepton_tvm.schedules.cpu.anchor import (
     dot_loops,
     find_anchor,
@@ -22,7 +22,7 @@ from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
 from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv2d", "blocks_outermost", "order_tiles"]
 
 # Weights beyond this many bytes do not stay in the second-level cache from line to line.
 _CACHED_WEIGHTS = 512 * 1024
@@ -54,20 +54,13 @@ class Conv2d:
         macs = math.prod(extents)
         block = anchor.lanes * anchor.vectors
         weight_bytes = macs // math.prod(extents[:3]) * anchor.weight_bytes
-        blocks_out = choices.pick(
-            sch, "channel_blocks_outermost", [0, 1], int(weight_bytes > _CACHED_WEIGHTS)
-        )
+        blocks_out = blocks_outermost(sch, choices, weight_bytes)
         ko, kv, kl = sch.split(k, [extents[3] // block, anchor.vectors, anchor.lanes])
         wo, wi = sch.split(w, [None, anchor.rows])
         rc, *inner = dot_loops(sch, anchor, rc, kl, rest)
         rc, steps = split_depth(sch, choices, rc, anchor.rows * anchor.vectors * anchor.words)
-        if blocks_out:
-            sch.reorder(ko, n, h, wo, rh, rw, rc, *steps, wi, kv, *inner)
-            outer = ko
-        else:
-            line = sch.fuse(n, h)
-            outer, together = shared_by(sch, choices, "lines_at_once", line)
-            sch.reorder(outer, ko, *together, wo, rh, rw, rc, *steps, wi, kv, *inner)
+        tile = [wo, rh, rw, rc, *steps, wi, kv, *inner]
+        outer = order_tiles(sch, choices, blocks_out, (n, h, ko), tile)
         sch.unroll(wi)
         sch.unroll(kv)
         if anchor.pad is not None:
@@ -80,3 +73,29 @@ class Conv2d:
         if blocks_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [n, h, wo], [rh, rw, rc], block * math.prod(extents[4:]))
         return sch
+
+
+def blocks_outermost(sch: Schedule, choices: Choices, weight_bytes: int) -> int:
+    """Whether channel blocks go outermost: by default where the weights exceed the cache."""
+    default = int(weight_bytes > _CACHED_WEIGHTS)
+    return choices.pick(sch, "channel_blocks_outermost", [0, 1], default)
+
+
+def order_tiles(
+    sch: Schedule,
+    choices: Choices,
+    blocks_out: int,
+    outer: tuple[Loop, Loop, Loop],
+    tile: list[Loop],
+) -> Loop:
+    """Order the loops over pictures, lines and channel blocks around those of `tile`.
+
+    Returns the outermost loop.
+    """
+    n, h, ko = outer
+    if blocks_out:
+        sch.reorder(ko, n, h, *tile)
+        return ko
+    line, together = shared_by(sch, choices, "lines_at_once", sch.fuse(n, h))
+    sch.reorder(line, ko, *together, *tile)
+    return line

@@ -20,7 +20,7 @@ from lepton_tvm.ir.kernels.image import Image, image_conv2d
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_tile, matrix_tiles
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
-from lepton_tvm.passes.packed_kernel import matrix_kernel
+from lepton_tvm.passes.packed_kernel import matrix_conv_kernel, matrix_kernel
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
 from lepton_tvm.targets import Target
@@ -32,6 +32,13 @@ from tests.schedules.test_matmul import PRODUCTS
 __all__ = ["Case", "cases", "marks", "values"]
 
 _RULE = {rule.name: rule for rule in RULES}
+# batch, height, width, channels, output channels; words of 8 channels, two of which are unrolled
+_DEEP = [(2, 6, 15, 16, 18), (1, 4, 8, 48, 8), (3, 5, 6, 32, 36)]
+# what is not the default
+_OTHER = {
+    "channel_blocks_outermost": 1, "column_blocks_outermost": 1, "unroll_depth": 1,
+    "unroll_epilogue": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,9 @@ def cases(target: Target) -> Iterator[Case]:
         for product in (*PRODUCTS, ((2, 3), 8, 6), ((1, 6, 6), 40, 36)):
             yield _matrix_product(target, *product)
             yield _matrix_product(target, *product, last=True)
+        for seed, window in enumerate(WINDOWS):
+            yield _matrix_conv(target, window, SIZES[seed % 4], seed)
+            yield _matrix_conv(target, window, _DEEP[seed % 3], seed + 1, last=True)
     for layer in ("7x7 stride 2", "3x3 asymmetric", "5x3 dilated"):
         yield _first_layer(target, layer, 1, 0)
         if level.dot4:
@@ -149,13 +159,32 @@ def _matrix_product(
 ) -> Case:
     """With the default tile and choices, or the last tile and other choices."""
     tile = matrix_tiles(int(np.prod(leading)), columns, target.level)[-1 if last else 0]
-    other = {"column_blocks_outermost": 1, "unroll_depth": 2, "unroll_epilogue": 1}
     x, w = values(depth, True, (*leading, depth), (depth, columns))
     made = matrix_kernel(w, leading, tile)
     return _made(
         target, f"matrix {leading} {depth} {columns} {last}", "arm.matrix_matmul",
         lambda a, b: made.kernel(a, b, made.shape, marks(tile, 8)), (x, made.packed),
-        x.astype(np.float64) @ w.astype(np.float64), depth, Decided(other if last else {}),
+        x.astype(np.float64) @ w.astype(np.float64), depth, Decided(_OTHER if last else {}),
+    )  # fmt: skip
+
+
+def _matrix_conv(
+    target: Target, window: str, size: tuple[int, ...], seed: int, last: bool = False
+) -> Case:
+    """As `_matrix_product`."""
+    shape, _ = case(window, size, target.level, 4, 1)
+    tiles = matrix_tiles(shape.out_width, shape.out_channels, target.level, pair_loads=1)
+    tile = tiles[-1 if last else 0]
+    x, w = values(
+        seed, True,
+        (shape.batch, shape.height, shape.width, shape.channels),
+        (*shape.kernel, shape.channels, shape.out_channels),
+    )  # fmt: skip
+    made = matrix_conv_kernel(w, shape, tile)
+    return _made(
+        target, f"matrix conv {window} {size} {last}", "arm.matrix_conv2d",
+        lambda a, b: made.kernel(a, b, made.shape, marks(tile, 8)), (x, made.packed),
+        _convolved(x, w, shape), w[..., 0].size, Decided(_OTHER if last else {}),
     )  # fmt: skip
 
 

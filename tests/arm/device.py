@@ -1,6 +1,7 @@
 """Runs on the (emulated) ARM machine: kernels of a library, or a whole model, on stored inputs.
 
 device.py kernels LIBRARY INPUTS.npz OUTPUTS.npz    arguments of `name` are `name/0`, `name/1` ..
+device.py model ARTIFACT INPUT.npy OUTPUT.npz       its answers on one and on two threads
 device.py unchecked ARTIFACT                        runs it though this processor lacks features
 """
 
@@ -30,6 +31,16 @@ def kernels(library: str, inputs: str, outputs: str) -> None:
     np.savez(outputs, **results)
 
 
+def model(artifact: str, inputs: str, outputs: str) -> None:
+    """Answer every sample (the first axis) on one thread, `one`, and on two, `two`."""
+    samples = np.load(inputs)
+    answers: dict[str, Any] = {}
+    for threads, name in ((1, "one"), (2, "two")):
+        net = runtime.load(artifact, threads=threads)
+        answers[name] = np.concatenate([net(x[None]) for x in samples])
+    np.savez(outputs, **answers)
+
+
 def unchecked(artifact: str) -> None:
     """Run a model without asking whether this processor can."""
     vars(loader)["check_machine"] = lambda *_, **__: None
@@ -38,7 +49,5 @@ def unchecked(artifact: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "kernels":
-        kernels(*sys.argv[2:])
-    else:
-        unchecked(*sys.argv[2:])
+    modes: dict[str, Any] = {"kernels": kernels, "model": model, "unchecked": unchecked}
+    modes[sys.argv[1]](*sys.argv[2:])

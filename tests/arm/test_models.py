@@ -18,6 +18,7 @@ import pytest
 from lepton_tvm import runtime
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.compiler import CompiledArtifact, compile
+from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.device import DeviceSession
 from lepton_tvm.device.artifacts import RemoteArtifacts
 from lepton_tvm.errors import ArtifactError, TargetError
@@ -133,6 +134,33 @@ def _check(got: Array, wanted: dict[str, Array], artifact: CompiledArtifact) -> 
     # of the 55 layers adds at most 576 * 2^-24 of its largest value; the answers are
     # probabilities, whose slope over the logits is at most a quarter.
     np.testing.assert_allclose(got, wanted[precision], rtol=0, atol=55 * 576 * 2.0**-24 / 4)
+
+
+def test_a_network_of_matrix_convolutions_answers_as_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ResNet-8: 3x3 filters, strides, shortcuts; on one thread and on two."""
+    arm = machine()
+    monkeypatch.setenv("LEPTON_TVM_CORES", "2")
+    pictures = calibration()
+    net = quantize(load_model(model_path()), pictures)
+    try:
+        made = compile(net, target="arm:i8mm", output=tmp_path / "arm.so", db=False)
+    except ArtifactError as reason:
+        pytest.skip(str(reason))
+    convolutions = [k for k in made.manifest["kernels"] if k["name"].startswith("conv2d")]
+    # the first layer has one channel
+    assert [k["instruction"] for k in convolutions] == ["usdot"] + ["usmmla"] * 8
+    host = compile(net, target="native", output=tmp_path / "host.so", db=False)
+    samples = pictures["input"][:4]
+    np.save(tmp_path / "in.npy", samples)
+    done = arm.run("max", _DEVICE, "model", made.path, tmp_path / "in.npy", tmp_path / "out.npz")
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = runtime.load(host.path)
+    wanted = np.concatenate([run(x[None]) for x in samples])
+    assert len(np.unique(wanted)) > 10
+    for answers in np.load(tmp_path / "out.npz").values():
+        np.testing.assert_array_equal(answers, wanted)
 
 
 def test_what_is_refused_would_have_crashed(

@@ -13,13 +13,14 @@ import tvm
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.errors import ArtifactError, TargetError
 from lepton_tvm.ir.kernels.dot import is_exact
-from lepton_tvm.ir.kernels.kernel_plan import product_plans
+from lepton_tvm.ir.kernels.kernel_plan import conv_plans, product_plans
 from lepton_tvm.ir.kernels.register_tile import ranked_tiles, row_candidates
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.runtime.loader import check_machine
-from lepton_tvm.targets import parse_target
+from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.targets.arm import CPUS, LEVELS, best_level
-from tests.arm.cases import cases
+from tests.arm.cases import Case, _conv, _matrix_conv, cases
+from tests.schedules.test_conv2d import WINDOWS, case
 
 NAMES = [*LEVELS, *CPUS]
 # LLVM's name of an instruction that only the level with the flag may use
@@ -121,13 +122,52 @@ def test_the_innermost_loop_of_a_product_stays_in_registers(
     level: str, kernel: str, instructions: set[str]
 ) -> None:
     target = parse_target(f"arm:{level}")
-    made = next(c for c in cases(target) if c.name.startswith(kernel))
-    module = tvm.IRModule({made.name: made.func})
-    built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
-    loop = _largest_loop(built.mod.inspect_source("asm"))
+    loop = _innermost(next(c for c in cases(target) if c.name.startswith(kernel)), target)
     assert instructions <= set(re.findall(r"^\t(\w+)\t", loop, re.M))
     assert "[sp" not in loop
     assert len(re.findall(r"^\tmov\tv\d+\.16b", loop, re.M)) <= 1  # whole registers
+
+
+@pytest.mark.parametrize("size", [(1, 28, 56, 64, 64), (1, 14, 14, 256, 256)])
+def test_3x3_filters_take_half_the_instructions_with_the_matrix_instruction(
+    size: tuple[int, ...],
+) -> None:
+    """Products per instruction of the innermost loop; a table of them is in docs/arm.md."""
+    target = parse_target("arm:i8mm")
+    plain = _innermost(_conv(target, "3x3 same", size, 4, 1, 0, 0), target)
+    matrix = _innermost(_matrix_conv(target, "3x3 same", size, 0), target)
+    assert matrix.count("usmmla") >= 14
+    assert "[sp" not in matrix
+    assert not re.search(r"^\t(mov|dup|ins|zip\d)\tv", matrix, re.M)
+    assert _products(matrix) > 1.8 * _products(plain)
+
+
+def _products(loop: str) -> float:
+    """Multiply-adds for each instruction."""
+    names = re.findall(r"^\t(\w[\w.]*)", loop, re.M)
+    return (32 * names.count("usmmla") + 16 * names.count("usdot")) / len(names)
+
+
+def test_convolutions_take_the_matrix_instruction_where_it_multiplies_less() -> None:
+    i8mm = LEVELS["i8mm"]
+
+    def matrix(size: tuple[int, ...], window: str = "3x3 same") -> list[bool]:
+        shape, _ = case(window, size, i8mm, 4, 1)
+        tiles = ranked_tiles(shape.out_width, shape.out_channels, i8mm, 4)
+        plans = conv_plans(shape, tiles, i8mm, 1, winograd=True, matrix=True)
+        assert len({tuple(p.decisions.items()) for p in plans}) == len(plans)
+        return [p.matrix for p in plans]
+
+    for size in ((1, 56, 56, 64, 64), (1, 14, 14, 256, 256)):
+        for window in WINDOWS:
+            assert matrix(size, window)[0]
+            assert not all(matrix(size, window))  # a search may take either
+    assert matrix((2, 9, 7, 12, 10))[0]
+    assert not any(matrix((1, 112, 112, 3, 32)))  # one word of 4 or of 8: as many instructions
+    assert not any(matrix((1, 56, 1, 64, 64)))  # no two pixels in a line
+    copied = matrix((1, 24, 24, 12, 4), "1x3 stride 1x2")  # what is saved is lost by the copy
+    assert any(copied)
+    assert not copied[0]
 
 
 def test_the_matrix_instruction_is_the_default_where_it_takes_fewer_instructions() -> None:
@@ -155,6 +195,12 @@ def test_tiles_leave_room_for_the_halves_of_weights() -> None:
     assert row_candidates(99, 4, neon, 4)[-1] == 3
     assert row_candidates(99, 4, LEVELS["dotprod"], 4)[-1] == 6
     assert row_candidates(99, 5, LEVELS["dotprod"], 4)[-1] == 4
+
+
+def _innermost(made: Case, target: Target) -> str:
+    module = tvm.IRModule({made.name: made.func})
+    built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    return _largest_loop(built.mod.inspect_source("asm"))
 
 
 def _largest_loop(assembly: str) -> str:

@@ -11,7 +11,15 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import bits, element_type, widened
 from lepton_tvm.ir.graph import Array
 
-__all__ = ["ConvShape", "conv2d", "copied", "less", "pack_conv2d_weight", "product"]
+__all__ = [
+    "ConvShape",
+    "conv2d",
+    "copied",
+    "less",
+    "pack_conv2d_weight",
+    "padded_reader",
+    "product",
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class ConvShape:
     bytes. `pad_value` is what padding reads (the input's zero point). With `bfloat16` the pairs
     are bfloat16 as they lie in memory, else integers, to which bytes are widened in a copy.
     `offset` is subtracted from integer activations before they are multiplied.
+    With `matrix` all `dot` channels are neighbours, as a matrix instruction wants them.
     """
 
     batch: int
@@ -43,6 +52,7 @@ class ConvShape:
     pad_value: int = 0
     bfloat16: bool = False
     offset: int = 0
+    matrix: bool = False
 
     @property
     def out_height(self) -> int:
@@ -65,6 +75,11 @@ class ConvShape:
         span = (self.kernel[1] - 1) * self.dilation[1] + 1
         return (self.out_width_padded - 1) * self.strides[1] + span
 
+    @property
+    def width_padded(self) -> int:
+        """Columns of the padded input, with those that only thrown away results read."""
+        return max(self.width_read, self.width + self.padding[1] + self.padding[3])
+
     def _out(self, size: int, axis: int) -> int:
         span = (self.kernel[axis] - 1) * self.dilation[axis] + 1
         padded = size + self.padding[axis] + self.padding[axis + 2]
@@ -82,8 +97,8 @@ class ConvShape:
 
     @property
     def word(self) -> int:
-        """Input channels in one 32-bit word of an operand of the dot product."""
-        return min(self.dot, 4)
+        """Input channels side by side: a 32-bit word, or what a matrix instruction adds."""
+        return self.dot if self.matrix else min(self.dot, 4)
 
     @property
     def group_out(self) -> int:
@@ -190,16 +205,18 @@ def copied(value: Any, dot: int) -> Any:
     return value.astype("int16") if dot == 2 else value
 
 
-def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
-    top, left, bottom, right = s.padding
-    columns = max(s.width_read, s.width + left + right)
-    extents = [s.batch, s.height + top + bottom, columns]
+def padded_reader(x: te.Tensor, s: ConvShape) -> Any:
+    """A function (n, line, column, group, channel) -> value of the padded image.
+
+    Columns go up to `width_padded`, channels up to `group_in_padded`.
+    """
+    top, left, bottom, _ = s.padding
 
     def inside(h: Any, w_: Any, c: Any) -> Any:
         limits = []
         if top or bottom:
             limits += [h >= top, h < top + s.height]
-        if columns > s.width:
+        if s.width_padded > s.width:
             limits += [w_ >= left, w_ < left + s.width]
         if s.group_in_padded != s.group_in:
             limits += [c < s.group_in]
@@ -214,6 +231,12 @@ def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
             tirx.all(*limits), read, tirx.const(s.pad_value, element_type(read))
         )
 
+    return value
+
+
+def _padded(x: te.Tensor, s: ConvShape) -> te.Tensor:
+    extents = [s.batch, s.height + s.padding[0] + s.padding[2], s.width_padded]
+    value = padded_reader(x, s)
     if s.groups == 1:
         return te.compute(
             (*extents, s.group_in_padded), lambda n, h, w_, c: value(n, h, w_, 0, c), name="pad"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.ir.kernels.matrix_conv2d import saved_instructions
 from lepton_tvm.ir.kernels.matrix_matmul import saves_instructions
 from lepton_tvm.ir.kernels.register_tile import RegisterFile, RegisterTile, matrix_tiles
 from lepton_tvm.ir.kernels.winograd_plan import WinogradPlan, is_worth, winograd_plans
@@ -109,11 +110,28 @@ def conv_plans(
     cores: int,
     *,
     winograd: bool,
+    matrix: bool = False,
 ) -> list[KernelPlan]:
-    """The plans of a convolution worth a trial, the default first."""
+    """The plans of a convolution worth a trial, the default first.
+
+    With `matrix` it is an int8 one without groups for a target with a matrix instruction.
+    """
     plain = [KernelPlan(tile) for tile in tiles]
+    if matrix:
+        return _matrix_conv_plans(shape, plain, isa)
     if not winograd:
         return plain
     moved = winograd_plans(shape, isa, cores)
     others = [KernelPlan(plan.tile, plan) for plan in moved]
     return [*others, *plain] if moved and is_worth(moved[0], isa) else [*plain, *others]
+
+
+def _matrix_conv_plans(
+    shape: ConvShape, plain: list[KernelPlan], isa: RegisterFile
+) -> list[KernelPlan]:
+    tiles = matrix_tiles(shape.out_width, shape.out_channels, isa, pair_loads=1)
+    saved, copied = saved_instructions(shape, tiles[0])
+    if saved <= 0:
+        return plain
+    matrix = [KernelPlan(tile, matrix=True) for tile in tiles]
+    return [*matrix, *plain] if saved > copied else [*plain, *matrix]

@@ -31,8 +31,9 @@ _WAYS, _SET_PERIOD = 7, 4096
 _LOAD_WEIGHT = 0.15
 # Tiles that look this much worse than the best one, or come later, are not worth a trial.
 _WORTH_TRYING, _MOST_TILES = 1.6, 16
-# Registers that LLVM fills ahead of a matrix instruction; with fewer it moves sums to the stack.
-_LOADS_AHEAD = 12
+# Registers that LLVM fills ahead of a matrix instruction, by the loads that a pair of rows takes;
+# with fewer it moves sums to the stack.
+_LOADS_AHEAD = {1: 8, 2: 12}
 # Bytes of weights that stay in the first-level cache from tile to tile.
 _FIRST_LEVEL = 32 * 1024
 
@@ -60,6 +61,11 @@ class RegisterFile(Protocol):
         """What is taken from uint8 activations so that they are signed: 0 or 128."""
         ...
 
+    @property
+    def matrix(self) -> bool:
+        """Whether one instruction multiplies 2 rows by 2 columns of 8 bytes."""
+        ...
+
 
 @dataclass(frozen=True)
 class RegisterTile:
@@ -84,6 +90,8 @@ class _Step:
     spare: int = 0
     chains: int = _CHAINS
     halves: int = 1  # registers of a weight: its upper half is moved to one of its own
+    row_moves: float = 0  # instructions other than loads that bring a row to its register
+    row_loads: float = 1
 
 
 def _step(dot: int, isa: RegisterFile) -> _Step:
@@ -91,8 +99,8 @@ def _step(dot: int, isa: RegisterFile) -> _Step:
         # smull: two multiplications and two sums. LLVM has several products in flight and moves
         # nearly all registers in every step where they leave no room for that.
         return _Step(multiplications=4, spare=8 if dot == 4 else 12, chains=1, halves=2)
-    if isa.offset and dot == 4:
-        return _Step(spare=2)
+    if (isa.offset or isa.matrix) and dot == 4:
+        return _Step(spare=2)  # ARM: the words of several rows are loaded ahead
     if dot == 1 or (dot == 4 and isa.dot4):
         return _Step()
     if dot == 2:
@@ -155,18 +163,23 @@ def ranked_tiles(
     return _worth_trying(costs)
 
 
-def matrix_tiles(rows: int, columns: int, isa: RegisterFile) -> list[RegisterTile]:
+def matrix_tiles(
+    rows: int, columns: int, isa: RegisterFile, *, pair_loads: int = 2
+) -> list[RegisterTile]:
     """As `ranked_tiles`, for an instruction that multiplies pairs of rows and pairs of columns.
 
     A register holds the sums of 2 rows and 2 columns, so a tile takes as many registers as
     without. The weights of four columns are two registers; two rows of activations are one more,
-    made of two loads, of which LLVM has several in flight.
+    made of `pair_loads` loads (1 from a copy; 2 in place, and a move that joins them), of which
+    LLVM has several in flight.
     """
+    moves, loads = (pair_loads - 1) / 2, pair_loads / 2
     costs = {
-        tile: _cost(tile, rows, columns, _Step(), far=True)  # two loads of weights a vector
+        # two loads of weights a vector
+        tile: _cost(tile, rows, columns, _Step(row_moves=moves, row_loads=loads), far=True)
         for tile in _tiles(rows + rows % 2, columns, isa)
         if tile.rows % 2 == 0
-        and tile.rows * tile.vectors <= isa.registers - _LOADS_AHEAD
+        and tile.rows * tile.vectors <= isa.registers - _LOADS_AHEAD[pair_loads]
         and (tile.rows + 2) * tile.vectors + 2 <= isa.registers
     }
     return _worth_trying(costs)
@@ -233,8 +246,8 @@ def tile_cost(tile: RegisterTile, extent: int, channels: int) -> float:
 
 
 def _cost(tile: RegisterTile, extent: int, channels: int, step: _Step, far: bool = False) -> float:
-    sums = tile.rows * tile.vectors * step.multiplications
-    loads = (tile.rows + tile.vectors * (2 if far else 1)) * step.words
+    sums = tile.rows * (tile.vectors * step.multiplications + step.row_moves)
+    loads = (tile.rows * step.row_loads + tile.vectors * (2 if far else 1)) * step.words
     cycles = max(sums, loads, step.chains if sums < step.chains else 0) / 2
     cycles += _LOAD_WEIGHT * loads / 2
     row_waste = -(-extent // tile.rows) * tile.rows / extent
