@@ -54,7 +54,7 @@ def save(
     """
     check_manifest(manifest, str(path))
     target = Path(path)
-    _check_folder(target)
+    check_output(target)
     compiler = find_compiler(cc, cross=cross)
     with _scratch() as folder:
         library = Path(folder) / "model.so"
@@ -136,7 +136,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
     Raises ArtifactError when the disk is full or the folder cannot be written.
     """
-    _check_folder(path)
+    check_output(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -189,7 +189,8 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
         raise ArtifactError(f"cannot make a temporary folder: {e.strerror or e}") from e
 
 
-def _check_folder(path: Path) -> None:
+def check_output(path: Path) -> None:
+    """Raise ArtifactError where no file can be written at `path`; long work asks beforehand."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ArtifactError(f"cannot write {path}: folder {folder} does not exist; create it first")

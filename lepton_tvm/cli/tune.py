@@ -15,6 +15,11 @@ __all__ = ["app"]
 
 app = new_app()
 
+_STOPPING = (
+    "ending the search: the best schedules so far are judged and used; Ctrl-C again stops at once, "
+    "and the same command goes on later"
+)
+
 Trials = Annotated[
     int | None,
     typer.Option(
@@ -64,9 +69,10 @@ def tune_model(
     """Search faster schedules, here or on a farm; compile with them.
 
     Every finished trial is in the database at once. However a run ends, the same command goes
-    on with the trials that remain, and several may run at the same time on one database.
+    on with the trials that remain, and several may run at the same time on one database. Ctrl-C
+    ends the search and uses the best so far, a second Ctrl-C stops at once.
     """
-    from lepton_tvm.cli.tune_view import follow, result_table
+    from lepton_tvm.cli.tune_view import follow, result_table, stop_on_interrupt
     from lepton_tvm.targets import parse_target
 
     options.check()
@@ -82,10 +88,14 @@ def tune_model(
 
         parse_budget(budget)
         made = options.prepared(goal, say)
-    with follow(f"tuning {made.name} for {goal}") as on_status:
+    with (
+        follow(f"tuning {made.name} for {goal}") as on_status,
+        stop_on_interrupt(_STOPPING) as stop,
+    ):
         result = tune(
             made, target=goal, trials=trials, budget=budget, db=options.db, output=options.so,
             winograd=options.winograd, threads=options.threads, tracker=tracker, key=key,
             builders=builders, patience=patience or None, seed=seed, on_status=on_status,
+            should_stop=stop,
         )  # fmt: skip
     return Output(result.to_json(), result_table(result))

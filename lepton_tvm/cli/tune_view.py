@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lepton_tvm.tuning import Status, TaskResult, TuneResult
 
-__all__ = ["follow", "result_table"]
+__all__ = ["follow", "result_table", "stop_on_interrupt"]
 
 _ROWS = 12
 _EVERY_S = 0.5
@@ -26,6 +28,28 @@ def follow(title: str) -> Iterator[Callable[[Status], None]]:
             yield show
         return
     yield _lines(title)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(told: str) -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C came; `told` is printed then. A second one interrupts."""
+    came = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGINT, before)
+        print(told, file=sys.stderr, flush=True)
+
+    if not callable(before):  # ignored: a job in the background of a script
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def result_table(result: TuneResult) -> Any:

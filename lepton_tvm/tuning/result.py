@@ -73,7 +73,7 @@ class TuneResult:
     `speedup` is zero-trial latency over tuned latency of the whole model, timed in turns on
     `machine`; None where the model was not run as a whole. `seconds` is the whole run, `search_s`
     the search in it, without lowering before and confirming after. `stopped` says why the search
-    ended: `trials`, `budget`, `plateau` or `exhausted`.
+    ended: `trials`, `budget`, `plateau`, `exhausted` (nothing is left to try) or `interrupted`.
     """
 
     model: str

@@ -48,7 +48,8 @@ class Limits:
 class SearchRun:
     """The search for one model on one machine; `search` makes it, then `loop` holds what was found.
 
-    `folder` takes the arguments of kernels. `tell` is told how far it is.
+    `folder` takes the arguments of kernels. `tell` is told how far it is; `should_stop` is asked
+    after every trial whether the search is to end.
     """
 
     model: Model
@@ -63,6 +64,7 @@ class SearchRun:
     winograd: bool
     seed: int
     tell: OnStatus
+    should_stop: Callable[[], bool] = lambda: False
     started: float = field(default_factory=time.monotonic)
     search_began: float = field(default_factory=time.monotonic)
     search_s: float = 0.0
@@ -76,7 +78,7 @@ class SearchRun:
                 self.hardware = place.machine.fingerprint_for(self.target.family)
 
     def search(self) -> str:
-        """Search until something ends it: `trials`, `budget`, `plateau` or `exhausted`."""
+        """Search until something ends it, and say what: see `TuneResult.stopped`."""
         self.say("lowering")
         tasks = Tasks(self.model, self.target, self.folder, winograd=self.winograd, seed=self.seed)
         self.loop = self._loop(tasks)
@@ -107,7 +109,7 @@ class SearchRun:
         log.add_tasks(known.id, variant_name(self.model), base.target, calls)
         return TrialLoop(
             tasks, search, self.database, self.keys, self.target, self.builder, self.runner,
-            self.job_id, self.limits.trials, self.threads, self._count,
+            self.job_id, self.limits.trials, self.threads, self._count, self.should_stop,
         )  # fmt: skip
 
     def _neighbours(self, search: Search, task: Task) -> list[Record]:
@@ -127,6 +129,8 @@ class SearchRun:
         plateau = _Plateau(self.limits.patience)
         while True:
             self.say("searching")
+            if self.should_stop():
+                return "interrupted"
             if self.limits.trials is not None and total >= self.limits.trials:
                 return "trials"
             left = self._budget_left()
@@ -195,8 +199,9 @@ class SearchRun:
         )
 
     def _rate(self) -> float:
-        """Trials per second of this run."""
-        return self.new / max(time.monotonic() - self.search_began, 1e-9)
+        """Trials per second of this run's search."""
+        spent = self.search_s or time.monotonic() - self.search_began
+        return self.new / max(spent, 1e-9)
 
     def _budget_left(self) -> float | None:
         if self.limits.budget_s is None:

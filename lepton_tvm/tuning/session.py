@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lepton_tvm.artifact.writer import check_output
 from lepton_tvm.compiler import variant_name
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.device.farm import farm_target
@@ -40,6 +41,7 @@ def tune(
     patience: int | None = 192,
     seed: int = 0,
     on_status: OnStatus | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> TuneResult:
     """Search better schedules for `model` on this machine, or on a device of a farm.
 
@@ -55,14 +57,18 @@ def tune(
     `threads` is how many threads kernels run on. `tracker` (HOST:PORT) and `key` name devices of a
     farm that time the kernels, `builders` a Dask scheduler whose workers build them. The search
     ends early when `patience` trials in a row brought less than 0.1 % (None: never). `on_status` is
-    told how far the work is.
+    told how far the work is. `should_stop` is asked after every trial; True ends the search, and
+    the best schedules so far are judged and used.
 
-    Raises InputError for unusable options, TargetError where this machine cannot run the target's
+    Raises InputError for unusable options, ArtifactError for an output that cannot be written,
+    TargetError where this machine cannot run the target's
     code and no tracker is given, CompileError, DatabaseError.
     """
     goal = parse_target(target) if tracker is None else farm_target(target, tracker, key)
     said: list[str] = []
     _check(model, trials, budget, threads)
+    if output is not None:
+        check_output(Path(output))
     seconds = parse_budget(budget)
     wanted = trials if trials is not None or seconds is not None else _DEFAULT_TRIALS
     with (
@@ -79,7 +85,7 @@ def tune(
             run = SearchRun(
                 model, goal, database, builder, runner, folder, job.id,
                 Limits(wanted, seconds, patience), threads, winograd, seed,
-                on_status or (lambda status: None),
+                on_status or (lambda status: None), should_stop or (lambda: False),
             )  # fmt: skip
             stopped = run.search()
             name = variant or variant_name(model)

@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 from tvm import tirx
 
+from lepton_tvm.errors import TrialError
 from lepton_tvm.ir.graph import Array, const_array
 from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
 from lepton_tvm.kernels import KernelInfo, describe_kernels, kernel_calls, kernel_hash
@@ -145,5 +146,12 @@ class Tasks:
     def _write(self, name: str, array: Array) -> Argument:
         path = self._folder / f"{name}.bin"
         if not path.exists():
-            path.write_bytes(np.ascontiguousarray(array).tobytes())
+            try:
+                path.write_bytes(np.ascontiguousarray(array).tobytes())
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                raise TrialError(
+                    f"cannot keep the arguments of kernels in {self._folder}: "
+                    f"{error.strerror or error}; free some space or set TMPDIR"
+                ) from error
         return Argument(tuple(array.shape), str(array.dtype), str(path))

@@ -51,7 +51,8 @@ class TrialLoop:
 
     `keys` holds the key of every task. Each finished trial is committed by itself, so whatever
     ends this process loses at most what was in flight; claims keep other processes from doing the
-    same. `limit` is how many trials the database is to hold for these keys in all.
+    same. `limit` is how many trials the database is to hold for these keys in all. `should_stop` is
+    asked after every trial; what was not run by then is given up.
     """
 
     tasks: Tasks
@@ -65,6 +66,7 @@ class TrialLoop:
     limit: int | None
     threads: int = 1
     on_trial: OnTrial = lambda task, trial: None
+    should_stop: Callable[[], bool] = lambda: False
     references: dict[str, str] = field(default_factory=dict)
 
     def refresh(self) -> int:
@@ -197,6 +199,8 @@ class TrialLoop:
             done += self._finish(task, point, built_by_id.get(result.id), result)
             if result.id in built_by_id:
                 _delete(built_by_id[result.id].path)
+            if self.should_stop():
+                break
         self.database.tuning.renew(self.job_id, _LEASE_S)
         return done
 

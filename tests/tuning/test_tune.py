@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,35 @@ def test_trials_that_this_machine_is_to_blame_for_are_not_stored(
         run(url, model, 60)
     with open_database(url) as database:
         assert {candidate for _, candidate in stored(database)} <= {ZERO_TRIAL}
+
+
+def test_a_disk_without_room_for_arguments_is_told(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrialError, match="No space left on device; free some space or set TMPDIR"):
+        run(url, model, 20)
+
+
+def test_the_search_ends_when_it_is_told_to_and_the_best_so_far_is_judged(
+    url: str, model: Model
+) -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 20
+
+    result = run(url, model, 1000, should_stop=stop)
+    assert result.stopped == "interrupted"
+    assert 10 < result.new_trials <= 20
+    assert result.artifact.exists()
+    with open_database(url) as database:
+        assert database.tuning.count()["claims"] == 0
+        assert len(stored(database)) == result.new_trials
 
 
 def test_a_candidate_with_other_numbers_never_wins(
