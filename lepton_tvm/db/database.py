@@ -5,24 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from lepton_tvm.artifact.container import verify
-from lepton_tvm.db import schema
+from lepton_tvm.db import results, schema
+from lepton_tvm.db.artifacts import ensure_artifact, find_artifacts, find_models, with_prefix
 from lepton_tvm.db.blobs import Blobs
-from lepton_tvm.db.convert import (
-    artifact_row,
-    columns,
-    ensure_model,
-    to_artifact,
-    to_model,
-)
+from lepton_tvm.db.convert import ensure_model
 from lepton_tvm.db.engine import (
     BUSY_SECONDS,
     Place,
@@ -34,7 +28,6 @@ from lepton_tvm.db.engine import (
 from lepton_tvm.db.jobs import JobHandle, Jobs
 from lepton_tvm.db.reasons import write_rights
 from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
-from lepton_tvm.db.tables import ArtifactRow, EvaluationRow, MeasurementRow, ModelRow
 from lepton_tvm.db.tuning import TuningLog
 from lepton_tvm.errors import ArtifactError, DatabaseError
 
@@ -169,17 +162,8 @@ class Database:
 
     def models(self, query: str | None = None) -> list[ModelRecord]:
         """All models, or those whose name is `query` or whose id or source hash begin with it."""
-        wanted = sa.select(ModelRow).order_by(ModelRow.created_at)
-        if query is not None:
-            wanted = wanted.where(
-                sa.or_(
-                    ModelRow.name == query,
-                    ModelRow.id.startswith(query, autoescape=True),
-                    ModelRow.source_sha256.startswith(query, autoescape=True),
-                )
-            )
         with self.reading() as session:
-            return [to_model(row) for row in session.scalars(wanted)]
+            return find_models(session, query)
 
     # artifacts
 
@@ -196,19 +180,7 @@ class Database:
             raise ArtifactError(f"artifact {path} changed while it was read; store it again")
         self.blobs.put(data, sha256)
         with self.writing() as session:
-            model = ensure_model(
-                session,
-                manifest["name"],
-                manifest["source_sha256"],
-                manifest["inputs"],
-                manifest["outputs"],
-            )
-            row = session.get(ArtifactRow, sha256)
-            if row is None:
-                row = artifact_row(model.id, manifest, sha256, len(data), variant)
-                session.add(row)
-                session.flush()
-            return to_artifact(row)
+            return ensure_artifact(session, manifest, sha256, len(data), variant)
 
     def artifacts(
         self,
@@ -219,25 +191,14 @@ class Database:
         variant: str | None = None,
     ) -> list[Artifact]:
         """Recorded artifacts, oldest first, narrowed by what is given."""
-        wanted = sa.select(ArtifactRow).order_by(ArtifactRow.created_at)
-        if model_id is not None:
-            wanted = wanted.where(ArtifactRow.model_id == model_id)
-        if source_sha256 is not None:
-            wanted = wanted.join(ModelRow).where(ModelRow.source_sha256 == source_sha256)
-        if target is not None:
-            wanted = wanted.where(ArtifactRow.target == target)
-        if variant is not None:
-            wanted = wanted.where(ArtifactRow.variant == variant)
+        parts = {"model_id": model_id, "target": target, "variant": variant}
         with self.reading() as session:
-            return [to_artifact(row) for row in session.scalars(wanted)]
+            return find_artifacts(session, source_sha256, parts)
 
     def artifact(self, sha256: str) -> Artifact:
         """The one artifact whose hash begins with `sha256`. Raises ArtifactError."""
-        wanted = sa.select(ArtifactRow).where(
-            ArtifactRow.sha256.startswith(sha256, autoescape=True)
-        )
         with self.reading() as session:
-            found = [to_artifact(row) for row in session.scalars(wanted.limit(2))]
+            found = with_prefix(session, sha256)
         if len(found) == 1 and sha256:
             return found[0]
         problem = "several artifacts have" if found else "no artifact has"
@@ -255,58 +216,35 @@ class Database:
     ) -> None:
         """Store the finished records of one run, all or none."""
         with self.writing() as session:
-            for record in measurements:
-                session.merge(MeasurementRow(**record.to_json()))
-            for evaluation in evaluations:
-                session.merge(EvaluationRow(**evaluation.to_json()))
+            results.add_results(session, measurements, evaluations)
 
     def measurements(
         self, artifact_sha256: str | None = None, *, run_id: str | None = None
     ) -> list[Measurement]:
         """Measurements, oldest first, of one artifact or one run or all."""
-        wanted = sa.select(MeasurementRow).order_by(MeasurementRow.created_at)
-        if artifact_sha256 is not None:
-            wanted = wanted.where(MeasurementRow.artifact_sha256 == artifact_sha256)
-        if run_id is not None:
-            wanted = wanted.where(MeasurementRow.run_id == run_id)
         with self.reading() as session:
-            return [Measurement(**columns(row)) for row in session.scalars(wanted)]
+            return results.find_measurements(session, artifact_sha256, run_id)
 
     def evaluations(
         self, artifact_sha256: str | None = None, *, run_id: str | None = None
     ) -> list[Evaluation]:
         """Evaluations, oldest first, of one artifact or one run or all."""
-        wanted = sa.select(EvaluationRow).order_by(EvaluationRow.created_at)
-        if artifact_sha256 is not None:
-            wanted = wanted.where(EvaluationRow.artifact_sha256 == artifact_sha256)
-        if run_id is not None:
-            wanted = wanted.where(EvaluationRow.run_id == run_id)
         with self.reading() as session:
-            return [Evaluation(**columns(row)) for row in session.scalars(wanted)]
+            return results.find_evaluations(session, artifact_sha256, run_id)
 
     # jobs
 
-    @contextmanager
     def job(
         self,
         kind: str,
         options: Mapping[str, Any] | None = None,
         seeds: Mapping[str, int] | None = None,
-    ) -> Iterator[JobHandle]:
+    ) -> AbstractContextManager[JobHandle]:
         """Record a piece of work while it runs: done at the end, failed or interrupted otherwise.
 
         `options` are JSON values; `seeds` names the seed of every random choice.
         """
-        handle = self._jobs.start(kind, dict(options or {}), dict(seeds or {}))
-        try:
-            yield handle
-        except Exception as e:
-            self._jobs.finish(handle.id, "failed", f"{type(e).__name__}: {e}")
-            raise
-        except BaseException as e:
-            self._jobs.finish(handle.id, "interrupted", type(e).__name__)
-            raise
-        self._jobs.finish(handle.id, "done", None)
+        return self._jobs.running(kind, dict(options or {}), dict(seeds or {}))
 
     def jobs(self, *, kind: str | None = None, state: str | None = None) -> list[Job]:
         """Jobs with their seeds, oldest first."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,22 @@ class Jobs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    @contextmanager
+    def running(
+        self, kind: str, options: dict[str, Any], seeds: Mapping[str, int]
+    ) -> Iterator[JobHandle]:
+        """A job for as long as it is entered: done at its end, else failed or interrupted."""
+        handle = self.start(kind, options, seeds)
+        try:
+            yield handle
+        except Exception as e:
+            self.finish(handle.id, "failed", f"{type(e).__name__}: {e}")
+            raise
+        except BaseException as e:
+            self.finish(handle.id, "interrupted", type(e).__name__)
+            raise
+        self.finish(handle.id, "done", None)
 
     def start(self, kind: str, options: dict[str, Any], seeds: Mapping[str, int]) -> JobHandle:
         """Record that this process begins a piece of work."""
