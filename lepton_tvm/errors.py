@@ -6,6 +6,7 @@ __all__ = [
     "ArtifactError",
     "CompileError",
     "DatabaseError",
+    "DatabaseInputError",
     "DeviceError",
     "InputError",
     "LeptonError",
@@ -42,6 +43,10 @@ class ArtifactError(InputError):
 
 class DatabaseError(LeptonError, RuntimeError):
     """The tuning-log database cannot be read or written."""
+
+
+class DatabaseInputError(DatabaseError, InputError):
+    """The database that was named cannot be used: not there, another program's, damaged, newer."""
 
 
 class DeviceError(LeptonError, RuntimeError):

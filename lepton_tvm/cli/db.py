@@ -221,7 +221,7 @@ def _schedules_in_use() -> set[str]:
 
 
 def _shown(url: str) -> str:
-    from lepton_tvm.db.engine import parse_url
+    from lepton_tvm.db.place import parse_url
 
     return str(parse_url(url))
 
@@ -229,14 +229,8 @@ def _shown(url: str) -> str:
 def _existing(db: str | None) -> Any:
     """The database, which must be there already: looking at one should not make an empty one."""
     from lepton_tvm.db import open_database
-    from lepton_tvm.db.engine import parse_url
 
-    place = parse_url(db)
-    if place.file is not None and not place.file.exists():
-        raise InputError(
-            f"database {place} does not exist; lepton-tvm compile makes one, --db names another"
-        )
-    return open_database(db)
+    return open_database(db, create=False)
 
 
 def _check_hardware(hardware: str | None, metaschedule: bool) -> None:

@@ -17,15 +17,9 @@ from lepton_tvm.db import results, schema
 from lepton_tvm.db.artifacts import ensure_artifact, find_artifacts, find_models, with_prefix
 from lepton_tvm.db.blobs import Blobs
 from lepton_tvm.db.convert import ensure_model
-from lepton_tvm.db.engine import (
-    BUSY_SECONDS,
-    Place,
-    make_engine,
-    parse_url,
-    translated,
-    writer_of,
-)
+from lepton_tvm.db.engine import BUSY_SECONDS, make_engine, translated, writer_of
 from lepton_tvm.db.jobs import JobHandle, Jobs
+from lepton_tvm.db.place import Place, check_there, parse_url
 from lepton_tvm.db.reasons import write_rights
 from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
 from lepton_tvm.db.tuning import TuningLog
@@ -38,16 +32,19 @@ _ELSEWHERE = (
 )
 
 
-def open_database(url: str | Database | None = None, *, busy_seconds: float = 30.0) -> Database:
-    """Open a database, creating or upgrading it where needed.
+def open_database(
+    url: str | Database | None = None, *, busy_seconds: float = BUSY_SECONDS, create: bool = True
+) -> Database:
+    """Open a database, upgrading it where needed; without `create` it must be there already.
 
     `url` as in SQLAlchemy (`sqlite:///lepton.db`, `postgresql+psycopg://...`) or a file path;
     default: the environment's LEPTON_TVM_DB, else `sqlite:///lepton.db` in the working folder. An
-    open `Database` is passed through. Raises DatabaseError.
+    open `Database` is passed through. Raises DatabaseError, for what cannot be used at all
+    DatabaseInputError.
     """
     if isinstance(url, Database):
         return url
-    return Database(parse_url(url), busy_seconds=busy_seconds)
+    return Database(parse_url(url), busy_seconds=busy_seconds, create=create)
 
 
 class Database:
@@ -76,13 +73,16 @@ class Database:
     Use it as a context manager or call `close`. Not for use in a child after `os.fork`.
     """
 
-    def __init__(self, place: Place, *, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(
+        self, place: Place, *, busy_seconds: float = BUSY_SECONDS, create: bool = True
+    ) -> None:
+        check_there(place, create=create)
         self.place = place
         self.blobs = Blobs(place.artifacts, "" if place.file else _ELSEWHERE)
         self._engine = make_engine(place, busy_seconds=busy_seconds)
         self._writer = writer_of(self._engine)
         try:
-            schema.prepare(self._engine, place)
+            schema.prepare(self._engine, place, create=create)
             if place.file is None and not self._may_write():
                 self.place = dataclasses.replace(place, readonly=True)
             self._jobs = Jobs(self)

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from lepton_tvm.db.convert import columns
 from lepton_tvm.db.database import Database
-from lepton_tvm.db.engine import Place, parse_url, translated
+from lepton_tvm.db.engine import translated
 from lepton_tvm.db.insert import insert_rows
+from lepton_tvm.db.place import Place, check_there, parse_url
 from lepton_tvm.db.rows import TABLES, check_row
-from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
+from lepton_tvm.errors import ArtifactError, DatabaseError, DatabaseInputError, InputError
 
 __all__ = ["MergeReport", "merge"]
 
@@ -77,16 +78,15 @@ def _reading(other: str, database: Database) -> Iterator[Database]:
     if place.file is None:
         if place.url == database.place.url:
             raise InputError(f"{place} is the database itself")
-        with Database(dataclasses.replace(place, readonly=True)) as source:
+        with Database(dataclasses.replace(place, readonly=True), create=False) as source:
             yield source
         return
-    if not place.file.exists():
-        raise InputError(f"database {place} does not exist")
+    check_there(place, create=False)
     if database.place.file is not None and place.file.samefile(database.place.file):
         raise InputError(f"{place} is the database itself")
     with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
         copy = Path(folder) / "other.db"
-        with translated(place):
+        with translated(place, DatabaseInputError):
             _copy(place.file, copy)
         with _opened(copy, place) as source:
             source.blobs.folder = place.artifacts
@@ -97,9 +97,9 @@ def _opened(copy: Path, place: Place) -> Database:
     """The copy, which calls itself by the name of what it is a copy of."""
     own = parse_url(str(copy))
     try:
-        source = Database(own)
+        source = Database(own, create=False)
     except DatabaseError as e:
-        raise DatabaseError(str(e).replace(str(own), str(place))) from e
+        raise type(e)(str(e).replace(str(own), str(place))) from e
     source.place = dataclasses.replace(place, readonly=True)
     return source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["postgres_reason", "sqlite_reason", "write_rights"]
+__all__ = ["is_damage", "postgres_reason", "sqlite_reason", "write_rights"]
 
 
 def sqlite_reason(text: str, file: Path | None) -> str:
@@ -19,11 +19,17 @@ def sqlite_reason(text: str, file: Path | None) -> str:
         return "the disk is full, nothing was stored; free some space and run again"
     if "not a database" in low:
         return "the file is not a SQLite database; give another file"
-    if "malformed" in low or "corrupt" in low:
+    if is_damage(text):
         return "the file is damaged; restore it from a copy or an export"
     if "unable to open" in low:
         return f"it cannot be opened ({text}); check the folder and its permissions"
     return text
+
+
+def is_damage(text: str) -> bool:
+    """Whether a SQLite error says that the file itself is not what it should be."""
+    low = text.lower()
+    return "malformed" in low or "corrupt" in low or "not a database" in low
 
 
 def postgres_reason(text: str, state: str | None, user: str | None) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from lepton_tvm.db.engine import Place, translated, writer_of
-from lepton_tvm.errors import DatabaseError
+from lepton_tvm.db.engine import translated, use_log, writer_of
+from lepton_tvm.db.place import Place
+from lepton_tvm.errors import DatabaseInputError
 
 __all__ = ["HEAD", "can_write", "prepare"]
 
@@ -18,27 +19,52 @@ _KNOWN = ("0001", "0002", "0003", "0004")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def prepare(engine: Engine, place: Place) -> None:
+def prepare(engine: Engine, place: Place, *, create: bool = True) -> None:
     """Create or upgrade the schema in one transaction, or raise DatabaseError and change nothing.
 
-    Several processes may do this at once: one upgrades, the others wait and find it done.
+    Several processes may do this at once: one upgrades, the others wait and find it done. Raises
+    DatabaseInputError for what cannot be used, without `create` also for a database without tables.
     """
+    with translated(place, DatabaseInputError):
+        revision = _usable_revision(engine, place)
+    if revision is None and not create:
+        raise DatabaseInputError(
+            f"database {place} is empty; lepton-tvm compile fills it, --db names another"
+        )
+    if place.readonly and revision != HEAD:
+        raise DatabaseInputError(
+            f"database {place} is read-only and has the older schema {revision or '(none)'}, this "
+            f"version needs {HEAD}; make it writable once: chmod u+w {place.file}"
+        )
     with translated(place):
-        with engine.connect() as connection:
-            _refuse_code(connection, place)
-            revision = _revision(connection)
-        _check(revision, engine, place)
+        if place.file is not None and not place.readonly:
+            use_log(engine)
         if revision == HEAD:
             return
-        if place.readonly:
-            raise DatabaseError(
-                f"database {place} is read-only and has the older schema "
-                f"{revision or '(none)'}, this version needs {HEAD}; make it writable once: "
-                f"chmod u+w {place.file}"
-            )
         with writer_of(engine).begin() as connection:
             if _revision(connection) != HEAD:
                 _upgrade(connection, place)
+
+
+def _usable_revision(engine: Engine, place: Place) -> str | None:
+    """The database's revision, None where it has no tables yet; refuses what is not ours."""
+    with engine.connect() as connection:
+        _refuse_code(connection, place)
+        revision = _revision(connection)
+        tables = [] if revision else sa.inspect(connection).get_table_names()
+    if revision is not None and revision not in _KNOWN:
+        raise DatabaseInputError(
+            f"database {place} has schema {revision}, this lepton_tvm knows up to {HEAD}: it was "
+            "written by a newer version; upgrade with: pip install -U lepton_tvm"
+        )
+    # alembic_version without a row is a first upgrade that another process has just begun.
+    strangers = [t for t in tables if t != "alembic_version"]
+    if strangers:
+        raise DatabaseInputError(
+            f"database {place} holds tables of another program ({', '.join(strangers[:3])}); "
+            f"give another {'file' if place.file else 'database'}"
+        )
+    return revision
 
 
 def _upgrade(connection: Connection, place: Place) -> None:
@@ -46,7 +72,7 @@ def _upgrade(connection: Connection, place: Place) -> None:
         upgrade(connection)
     except (AttributeError, KeyError) as e:
         # a column holds another type than the version with that schema wrote
-        raise DatabaseError(
+        raise DatabaseInputError(
             f"database {place} cannot be upgraded, it holds a record that cannot be read "
             f"({str(e)[:200]}); nothing was changed; restore it from a copy or an export"
         ) from e
@@ -83,7 +109,7 @@ def _refuse_code(connection: Connection, place: Place) -> None:
     ).first()
     if found is not None:
         kind = "virtual table" if found[0] == "table" else found[0]
-        raise DatabaseError(
+        raise DatabaseInputError(
             f"database {place} holds the {kind} {str(found[1])[:40]!r}, which lepton_tvm never "
             "makes: it may run what a stranger wrote and was not read; ask for an export instead"
         )
@@ -93,22 +119,3 @@ def _revision(connection: Connection) -> str | None:
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-
-
-def _check(revision: str | None, engine: Engine, place: Place) -> None:
-    if revision is not None and revision not in _KNOWN:
-        raise DatabaseError(
-            f"database {place} has schema {revision}, this lepton_tvm knows up to {HEAD}: it was "
-            "written by a newer version; upgrade with: pip install -U lepton_tvm"
-        )
-    if revision is not None:
-        return
-    with engine.connect() as connection:
-        strangers = sa.inspect(connection).get_table_names()
-    # alembic_version without a row is a first upgrade that another process has just begun.
-    strangers = [t for t in strangers if t != "alembic_version"]
-    if strangers:
-        raise DatabaseError(
-            f"database {place} holds tables of another program ({', '.join(strangers[:3])}); "
-            f"give another {'file' if place.file else 'database'}"
-        )

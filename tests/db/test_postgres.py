@@ -14,10 +14,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from lepton_tvm.db import Database, open_database, schema
-from lepton_tvm.db.engine import parse_url
 from lepton_tvm.db.merge import merge
+from lepton_tvm.db.place import parse_url
 from lepton_tvm.db.tables import Base
-from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
+from lepton_tvm.errors import ArtifactError, DatabaseError, DatabaseInputError, InputError
 from tests.db.contract import DatabaseContract, trial
 from tests.db.postgres import PASSWORD, Server
 from tests.db.process_contract import ProcessContract
@@ -99,6 +99,14 @@ def test_tables_of_another_program(empty: str, postgres_server: Server) -> None:
     postgres_server.execute("CREATE TABLE songs (title text)", parse_url(empty).url.database or "")
     with pytest.raises(DatabaseError, match=r"another program \(songs\); give another database"):
         open_database(empty)
+
+
+def test_reading_makes_no_tables(empty: str) -> None:
+    for _ in range(2):
+        with pytest.raises(DatabaseInputError, match=r"is empty; lepton-tvm compile fills it"):
+            open_database(empty, create=False)
+    open_database(empty).close()
+    open_database(empty, create=False).close()
 
 
 def test_a_writer_waits_its_turn_and_then_says_so(url: str) -> None:
