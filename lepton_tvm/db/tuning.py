@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from lepton_tvm.db import claims, verdicts
-from lepton_tvm.db.keys import PARTS, chunks, differences, ensure_keys, key_id, key_of
+from lepton_tvm.db.keys import chunks, differences, ensure_keys, key_id, key_of
 from lepton_tvm.db.records import Finished, Trial, TrialKey, Winner, now
 from lepton_tvm.db.tables import ClaimRow, TaskRow, TrialRow, TuningKeyRow, WorkloadRow
 from lepton_tvm.db.values import check_candidate, check_trial, plain_text
@@ -29,7 +29,7 @@ class TuningLog:
 
     - A record is valid for its whole key: workload, target, hardware, TVM version, schedule
       version. A look-up returns records of exactly that key; `explain_miss` says which part
-      differed. `neighbours` alone crosses hardware, to seed a search.
+      differed. `neighbours` alone crosses keys, to seed a search.
     - A candidate is stored once under a key, whoever finished it first.
     - A process claims candidates before it tries them. No candidate is given to two processes, and
       trials and claims together never exceed the limit they were claimed with. A claim ends when
@@ -191,16 +191,24 @@ class TuningLog:
             return [key_of(row) for row in rows]
 
     def neighbours(self, key: TrialKey, *, limit: int = 64) -> list[Trial]:
-        """The fastest trials of this kernel on other hardware: to seed a search and no more."""
-        alike = [
-            getattr(TuningKeyRow, part) == getattr(key, part)
-            for part in PARTS
-            if part != "hardware"
-        ]
+        """The fastest trials of this kernel under other keys: to seed a search and no more.
+
+        Other machines, numbers of cores and threads, and versions; the instruction set is the same.
+        """
+        isa = key.target.partition(" ")[0]
+        alike = sa.or_(
+            TuningKeyRow.target == isa,
+            TuningKeyRow.target.startswith(f"{isa} ", autoescape=True),
+        )
         wanted = (
             sa.select(TrialRow, TuningKeyRow)
             .join(TuningKeyRow)
-            .where(*alike, TuningKeyRow.hardware != key.hardware, TrialRow.state == "ok")
+            .where(
+                TuningKeyRow.workload_hash == key.workload_hash,
+                alike,
+                TuningKeyRow.id != key_id(key),
+                TrialRow.state == "ok",
+            )
             .order_by(TrialRow.median_s, TrialRow.id)
         )
         with self._database.reading() as session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lepton_tvm.measure.artifacts import ArtifactPlace
 from lepton_tvm.tuning.confirm import Compile, alone, finalists, in_model, winner_of
 from lepton_tvm.tuning.result import TuneResult, task_result
 from lepton_tvm.tuning.run import SearchRun
+from lepton_tvm.tuning.search import TaskState
 from lepton_tvm.tuning.whole_model import difference_of, time_in_turns
 
 __all__ = ["finish"]
@@ -53,6 +54,7 @@ def finish(
     else:
         notes.append("no kernel has a schedule that is surely faster: nothing was changed")
     states = run.loop.search.states
+    notes += _untimed(states.values())
     return TuneResult(
         model=run.model.name,
         variant=variant,
@@ -74,6 +76,14 @@ def finish(
         kernels=tuple(task_result(state, winners.get(key)) for key, state in states.items()),
         notes=tuple(notes),
     )
+
+
+def _untimed(states: Iterable[TaskState]) -> list[str]:
+    """A note on kernels of which there is nothing to compare candidates with."""
+    names = [s.task.name for s in states if s.records and s.zero_s is None]
+    if not names:
+        return []
+    return [f"not tuned, since their zero-trial schedules could not be timed: {', '.join(names)}"]
 
 
 def _why_not(wrong: str | None, times: tuple[Estimate, Estimate, Estimate] | None) -> str | None:

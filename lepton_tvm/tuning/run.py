@@ -113,7 +113,7 @@ class SearchRun:
         )  # fmt: skip
 
     def _neighbours(self, search: Search, task: Task) -> list[Record]:
-        """What other machines with this target found: seeds of the search, never results."""
+        """What was found elsewhere or by other versions: seeds of the search, never results."""
         found = self.database.tuning.neighbours(self.keys[task.hash])
         records = [record_of(t.candidate, t.state, t.median_s, t.reference_s) for t in found]
         state = search.states[task.hash]

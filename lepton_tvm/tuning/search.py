@@ -27,11 +27,13 @@ _PATIENCE = 6
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trial; `speedup` is over the zero-trial schedule, 0 where it failed."""
+    """A finished trial; `speedup` is over the zero-trial schedule, 0 where it failed.
+
+    `reference_s` are the seconds of the zero-trial kernel that ran beside it.
+    """
 
     text: str
     speedup: float
-    seconds: float | None = None
     reference_s: float | None = None
 
 

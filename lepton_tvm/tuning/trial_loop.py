@@ -42,7 +42,7 @@ def record_of(text: str, state: str, median_s: float | None, reference_s: float 
     """A trial as the search sees it."""
     if state != "ok" or not median_s or not reference_s:
         return Record(text, 0.0)
-    return Record(text, reference_s / median_s, median_s, reference_s)
+    return Record(text, reference_s / median_s, reference_s)
 
 
 @dataclass

@@ -151,7 +151,8 @@ class TuningContract:
         assert tuning.winners([foreign]) == {}
         assert tuning.finished([foreign]) == {foreign: []}
         assert tuning.count([foreign])["trials"] == 0
-        assert tuning.neighbours(foreign) == ([known] if part == "hardware" else [])
+        alike = part not in ("workload_hash", "target")  # a kernel of the same instruction set
+        assert tuning.neighbours(foreign) == ([known] if alike else [])
         # and that candidate is still to be tried for the other key
         wanted = [(foreign, known.candidate)]
         assert tuning.claim([foreign], wanted, limit=1, job_id="a") == wanted
@@ -162,6 +163,14 @@ class TuningContract:
         tuned.tuning.add_trials([trial(KEY), slow, fast, failed])
         assert tuned.tuning.neighbours(KEY) == [fast, slow]
         assert tuned.tuning.neighbours(KEY, limit=1) == [fast]
+
+    def test_neighbours_have_the_same_instruction_set(self, tuned: Database) -> None:
+        targets = ["x86:avx2", "x86:avx2 cores=2 threads=1", "x86:avx2 cores=8 threads=4"]
+        others = ["x86:avx512 cores=2", "x86:avx2x cores=2", "arm:neon cores=2"]
+        keys = [dataclasses.replace(KEY, target=t) for t in (*targets, *others)]
+        made = [trial(key, 1e-3 * n) for n, key in enumerate(keys, 1)]
+        tuned.tuning.add_trials(made)
+        assert tuned.tuning.neighbours(keys[1]) == [made[0], made[2]]
 
     def test_the_newest_winner_counts(self, tuned: Database) -> None:
         tried = trial()

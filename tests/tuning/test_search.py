@@ -88,18 +88,18 @@ def test_zero_trials_come_first_and_nothing_twice() -> None:
     assert [p.text for _, p in first] == [ZERO_TRIAL] * 3
     seen = set()
     for s in states:
-        s.add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+        s.add(Record(ZERO_TRIAL, 1.0, 1e-4))
     for _ in range(4):
         for found, point in made.propose(16):
             assert (found.hash, point.text) not in seen
             seen.add((found.hash, point.text))
-            made.states[found.hash].add(Record(point.text, 0.9, 1.1e-4, 1e-4))
+            made.states[found.hash].add(Record(point.text, 0.9, 1e-4))
 
 
 def test_trials_go_where_the_time_is() -> None:
     heavy, light = state(task("h", calls=10)), state(task("l"))
     for s in (heavy, light):
-        s.add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+        s.add(Record(ZERO_TRIAL, 1.0, 1e-4))
     counts = {"h": 0, "l": 0}
     for found, _ in search(heavy, light).propose(24):
         counts[found.name] += 1
@@ -108,17 +108,17 @@ def test_trials_go_where_the_time_is() -> None:
 
 def test_neighbours_schedules_are_tried_first() -> None:
     one = state(task("a"))
-    one.add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+    one.add(Record(ZERO_TRIAL, 1.0, 1e-4))
     lent = Point(3, {**PLANS[3], "unroll_depth": 4})
     one.seeds.append(lent)
     assert search(one).propose(4)[0][1] == lent
-    one.add(Record(lent.text, 1.2, 0.8e-4, 1e-4))
+    one.add(Record(lent.text, 1.2, 1e-4))
     assert lent not in [p for _, p in search(one).propose(8)]
 
 
 def test_the_search_ends_when_every_point_was_tried() -> None:
     one = state(task("a"))
-    one.add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+    one.add(Record(ZERO_TRIAL, 1.0, 1e-4))
     made = search(one)
     while batch := made.propose(8):
         for _, point in batch:
@@ -203,12 +203,12 @@ def test_a_plateau_is_counted_from_when_all_kernels_are_known() -> None:
     states = [state(task(n)) for n in "ab"]
     made, plateau = search(*states), _Plateau(10)
     assert not plateau.reached(0, made)
-    states[0].add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+    states[0].add(Record(ZERO_TRIAL, 1.0, 1e-4))
     assert not plateau.reached(15, made)
-    states[1].add(Record(ZERO_TRIAL, 1.0, 1e-4, 1e-4))
+    states[1].add(Record(ZERO_TRIAL, 1.0, 1e-4))
     assert not plateau.reached(16, made)
     assert not plateau.reached(25, made)
-    states[0].add(Record('{"unroll_depth":2}', 1.1, 0.9e-4, 1e-4))
+    states[0].add(Record('{"unroll_depth":2}', 1.1, 1e-4))
     assert not plateau.reached(26, made)
     assert not plateau.reached(35, made)
     assert plateau.reached(36, made)

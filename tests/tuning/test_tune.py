@@ -248,6 +248,29 @@ def test_a_candidate_with_other_numbers_never_wins(
     assert any("nothing was changed" in note for note in result.notes)
 
 
+class Broken(LocalRunner):
+    """Runs nothing of the first kernel that it sees."""
+
+    first = ""
+
+    def run(self, requests: Sequence[RunRequest]) -> Iterator[RunResult]:
+        for result in super().run(requests):
+            task = result.id.partition(":")[0]
+            self.first = self.first or task
+            yield RunResult(result.id, "crashed") if task == self.first else result
+
+
+def test_a_kernel_whose_zero_trial_fails_is_named(
+    url: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Broken())
+    result = run(url, model, 20)
+    (note,) = (n for n in result.notes if n.startswith("not tuned, since their zero-trial"))
+    (broken,) = (k for k in result.kernels if k.zero_us is None)
+    assert note.endswith(f": {broken.name}")
+    assert (broken.trials, broken.failed) == (1, 1)
+
+
 def test_kernels_that_make_the_whole_model_slower_are_taken_back(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
