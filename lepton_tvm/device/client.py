@@ -52,7 +52,10 @@ class DeviceSession:
             try:
                 session = connect(place.host, place.port, place.word, False)
             except Exception as e:
-                raise DeviceLost(f"device {place} did not take the session: {_last(e)}") from e
+                raise DeviceLost(
+                    f"device {place} did not take the session ({_last(e)}); what its server says "
+                    "there tells why"
+                ) from e
             self._sock = _own(_sockets_to(peer) - before)
         try:
             self._function = session[wire.FUNCTION]

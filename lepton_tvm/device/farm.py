@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from lepton_tvm.device.client import DeviceLost, DeviceSession
-from lepton_tvm.device.tracker import Address, DeviceInfo, Tracker, parse_address
+from lepton_tvm.device.tracker import (
+    Address,
+    DeviceInfo,
+    Tracker,
+    parse_address,
+    readable_facts,
+)
 from lepton_tvm.device.wire import own_version
 from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.runtime.library import tvm_version
@@ -44,7 +50,7 @@ class DevicePool:
         self._told: set[str] = set()
         chosen = self._choose(fingerprint)
         self.facts = dict(chosen.facts)
-        most = int(chosen.facts.get("threads", 1))
+        most = int(chosen.facts["threads"])
         if threads > most:
             raise InputError(
                 f"{threads} threads were asked for, the devices of key {key!r} give {most} at most "
@@ -98,7 +104,8 @@ class DevicePool:
     def _unfit(self, session: DeviceSession) -> str | None:
         facts, _ = session.ask("hello")
         place = session.place
-        return self._refusal(DeviceInfo(self._key, place.host, place.port, facts))
+        told = readable_facts(facts)
+        return self._refusal(DeviceInfo(self._key, place.host, place.port, told))
 
     def _refusal(self, device: DeviceInfo) -> str | None:
         """Why a device is not used."""
@@ -202,7 +209,10 @@ def _hardware(machine: Mapping[str, Any]) -> str:
 def _problem(device: DeviceInfo) -> str | None:
     """Why a device cannot be used at all."""
     if not device.is_ours:
-        return "it runs TVM's own RPC server; start it with `lepton-tvm device serve`"
+        return (
+            "it runs TVM's own RPC server, or tells what this version does not read; start it with "
+            f"`lepton-tvm device serve` of lepton_tvm {own_version()}"
+        )
     theirs = device.facts.get("versions") or {}
     for name, here in (("tvm", tvm_version()), ("lepton_tvm", own_version())):
         if theirs.get(name) != here:

@@ -12,7 +12,6 @@ import random
 import select
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,8 @@ from typing import Any
 from lepton_tvm.device import wire
 from lepton_tvm.device.session import run_session
 from lepton_tvm.device.tracker import Address, Tracker
-from lepton_tvm.errors import DeviceError, InputError
+from lepton_tvm.errors import DeviceError, InputError, TrialError
+from lepton_tvm.trials.scratch import Scratch
 
 __all__ = ["Server", "is_loopback", "listen"]
 
@@ -188,23 +188,39 @@ class Server:
     def _serve(self, client: _Client) -> None:
         with suppress(DeviceError):
             self._enlist(busy=True)
-        with tempfile.TemporaryDirectory(prefix="lepton_tvm_session_") as folder:
-            pid = os.fork()
-            if pid == 0:
-                self._run(client, Path(folder))
-            reaped = False
-            try:
-                end, reaped = _watch(pid, client)
-                self._say(f"session of {client.name}: {end}")
-            finally:
-                _end(pid, reaped)
-                client.sock.close()
-                self.sessions += 1
+        try:
+            self._say(f"session of {client.name}: {self._session(client)}")
+        except (OSError, TrialError) as e:
+            # a full disk, too many processes: things may be better when the next client comes
+            self._say(f"no session for {client.name}: {e}")
+        finally:
+            client.sock.close()
+            self.sessions += 1
         try:
             self._enlist(busy=False)
             self._offer()
         except DeviceError:
             self._drop_tracker()
+
+    def _session(self, client: _Client) -> str:
+        """A session in a process and a folder of its own; how it ended.
+
+        Raises OSError, TrialError where there can be none.
+        """
+        # It goes with this process: the next one removes what a killed server left.
+        scratch = Scratch()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._run(client, scratch.path)
+            reaped = False
+            try:
+                end, reaped = _watch(pid, client)
+                return end
+            finally:
+                _end(pid, reaped)
+        finally:
+            scratch.close()
 
     def _run(self, client: _Client, folder: Path) -> None:
         """The session's process; does not return."""

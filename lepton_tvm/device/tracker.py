@@ -12,7 +12,7 @@ from typing import Any
 from lepton_tvm.device import wire
 from lepton_tvm.errors import DeviceError, InputError
 
-__all__ = ["Address", "DeviceInfo", "Place", "Tracker", "parse_address"]
+__all__ = ["Address", "DeviceInfo", "Place", "Tracker", "parse_address", "readable_facts"]
 
 Address = tuple[str, int]
 
@@ -102,8 +102,8 @@ class Tracker:
 
     def devices(self, key: str | None = None) -> list[DeviceInfo]:
         """All servers, or those of one key, in the order of key and address."""
-        found = [_device(entry) for entry in self.summary()["server_info"]]
-        chosen = (d for d in found if key is None or d.key == key)
+        found = [_device(entry) for entry in self.summary().get("server_info", ())]
+        chosen = (d for d in found if d is not None and key in (None, d.key))
         return sorted(chosen, key=lambda d: (d.key, d.host, d.port))
 
     def request(
@@ -183,8 +183,39 @@ class Tracker:
         return DeviceError(f"tracker {self.address[0]}:{self.address[1]} {what}")
 
 
-def _device(entry: Mapping[str, Any]) -> DeviceInfo:
-    host, port = entry["addr"]
-    key = str(entry["key"]).removeprefix("server:")
-    facts = entry.get(wire.INFO)
-    return DeviceInfo(key, str(host), int(port), facts if isinstance(facts, dict) else {})
+def _device(entry: Any) -> DeviceInfo | None:
+    """A server as the tracker tells of it; None for what is none: anybody may tell it anything."""
+    try:
+        host, port = entry["addr"]
+        key, number = str(entry["key"]).removeprefix("server:"), int(port)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return DeviceInfo(
+        _printable(key), _printable(host), number, readable_facts(entry.get(wire.INFO))
+    )
+
+
+#: What is read of a device's facts, and of the machine in them.
+_FACTS = {"machine": dict, "versions": dict, "threads": int, "flags": list}
+_MACHINE = {"fingerprint": str, "cpu": str, "arch": str, "cores": int}
+
+
+def readable_facts(facts: Any) -> dict[str, Any]:
+    """What a server tells of itself; nothing where it is not such as ours tell."""
+    if not isinstance(facts, dict) or not _has(facts, _FACTS):
+        return {}
+    machine, versions = facts["machine"], facts["versions"]
+    if not _has(machine, _MACHINE):
+        return {}
+    shown = [v for v in (*machine.values(), *versions.values()) if isinstance(v, str)]
+    return facts if all(v.isprintable() for v in shown) else {}
+
+
+def _has(values: Mapping[str, Any], types: Mapping[str, type]) -> bool:
+    return all(isinstance(values.get(name), kind) for name, kind in types.items())
+
+
+def _printable(value: Any) -> str:
+    """Text that does nothing to a terminal."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -94,13 +94,17 @@ def started(
     *,
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
-    """`python <command>` once it listens; ended when left."""
+    """`python <command>` once it listens; ended when left. `extra` adds to the environment."""
     log = folder / f"{name}.log"
     own = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [python, *command], stdout=out, stderr=out, env=environment or own
+            [python, *command],
+            stdout=out,
+            stderr=out,
+            env={**(environment or own), **(extra or {})},
         )
     try:
         wait_until(
@@ -126,10 +130,15 @@ def tracker(folder: Path) -> contextlib.AbstractContextManager[Running]:
 
 
 def device(
-    folder: Path, name: str = "device", *options: str
+    folder: Path, name: str = "device", *options: str, temporary: Path | None = None
 ) -> contextlib.AbstractContextManager[Running]:
-    """A device on a free port, started the light way, without a tracker unless told."""
-    return started(folder, name, ["-m", "lepton_tvm.device", "--port", "0", *options])
+    """A device on a free port, started the light way, without a tracker unless told.
+
+    `temporary`: where its sessions have their folders, instead of the system's place.
+    """
+    command = ["-m", "lepton_tvm.device", "--port", "0", *options]
+    extra = {} if temporary is None else {"TMPDIR": str(temporary)}
+    return started(folder, name, command, extra=extra)
 
 
 @contextlib.contextmanager

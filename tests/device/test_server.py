@@ -167,6 +167,41 @@ def test_a_killed_server_takes_its_session_along(tmp_path: Path) -> None:
             session.ask("hello")
 
 
+def test_what_a_killed_server_left_goes_with_the_next_session(tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    with servers.device(tmp_path, "first", temporary=room) as server:
+        session = DeviceSession(server.place)
+        session.ask("put", {"sha256": hashlib.sha256(b"x").hexdigest()}, b"x")
+        server.kill()
+        session.close()
+    left = list(room.rglob("*.so"))
+    assert len(left) == 1
+    with (
+        servers.device(tmp_path, "second", temporary=room) as server,
+        DeviceSession(server.place) as session,
+    ):
+        session.ask("hello")
+        assert not left[0].parent.exists()
+
+
+def test_no_room_for_a_session_leaves_the_server_serving(tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    with servers.device(tmp_path, temporary=room) as server:
+        with DeviceSession(server.place) as session:  # from here on it asks for no other folder
+            session.ask("hello")
+        servers.wait_until(lambda: not list(room.iterdir()), lambda: "the end of the session")
+        room.rmdir()
+        with pytest.raises(DeviceLost, match="what its server says there tells why"):
+            DeviceSession(server.place)
+        server.wait_for(f"cannot make a folder for candidate kernels in {room}")
+        room.mkdir()
+        with DeviceSession(server.place) as after:
+            assert after.ask("hello")[0]["machine"]
+    assert list(room.iterdir()) == []
+
+
 def test_tvm_s_own_client_is_served(lone: servers.Running, libraries: dict[str, str]) -> None:
     code = f"""
 import numpy as np, tvm
