@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lepton_tvm.errors import CompileError
+from lepton_tvm.errors import CompileError, LeptonError, TargetError
 
 __all__ = ["compile_binary", "compiler_version"]
 
@@ -32,7 +32,8 @@ def compile_binary(source: str, archs: Sequence[str]) -> bytes:
     """A fat binary of `source`: machine code for each of `archs` (`sm_80`), PTX of the first.
 
     The driver translates the PTX on newer GPUs that no machine code is for. Raises CompileError
-    with the compiler's own message, and when there is no compiler.
+    with the compiler's own message, and when there is no compiler; TargetError for an architecture
+    that this one does not know.
     """
     pieces = [(arch, "cubin", _compile(source, arch, "CUBIN")) for arch in archs]
     pieces.append((archs[0], "ptx", _compile(source, archs[0].replace("sm_", "compute_"), "PTX")))
@@ -61,17 +62,31 @@ def _compile(source: str, arch: str, kind: str) -> bytes:
         code = library.nvrtcCompileProgram(program, len(options), given)
         if code:
             log = _fetched(library, program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-            raise CompileError(_failure(arch, code, log))
+            raise _failure(library, arch, code, log)
         return _fetched(library, program, kind)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-def _failure(arch: str, code: int, log: str) -> str:
+def _failure(library: ctypes.CDLL, arch: str, code: int, log: str) -> LeptonError:
     lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
     if any("--gpu-architecture" in line for line in lines):
-        return f"NVRTC {compiler_version()} does not build for {arch}: {lines[0].strip()}"
-    return f"NVRTC could not compile the kernels for {arch}: {'; '.join(lines[:3]) or code}"
+        return TargetError(
+            f"NVRTC {compiler_version()} does not build for {arch}; it builds for "
+            f"{', '.join(_supported(library))}: name one of these, or install an NVRTC that does"
+        )
+    return CompileError(
+        f"NVRTC could not compile the kernels for {arch}: {'; '.join(lines[:3]) or code}"
+    )
+
+
+def _supported(library: ctypes.CDLL) -> list[str]:
+    """The architectures that this NVRTC makes code for."""
+    count = ctypes.c_int()
+    library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    found = (ctypes.c_int * count.value)()
+    library.nvrtcGetSupportedArchs(found)
+    return [f"sm_{number}" for number in found]
 
 
 def _fetched(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
