@@ -65,12 +65,12 @@ def list_records(
     limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
 ) -> Output:
     """List models, newest first: artifacts, latest times, tuning."""
-    from lepton_tvm.cli.db_tables import overview_table
+    from lepton_tvm.cli.db_overview import overview_text
     from lepton_tvm.db.summary import overview
 
     with _existing(db) as database:
         data = overview(database, (limit or None, offset))
-    return Output(data, lambda: overview_table(data))
+    return Output(data, lambda: overview_text(data))
 
 
 @command(app, "show")
@@ -78,7 +78,7 @@ def show_record(
     key: Key, limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
 ) -> Output:
     """Show all about a model, artifact, job, kernel or trial."""
-    from lepton_tvm.cli.db_tables import record_text
+    from lepton_tvm.cli.db_record import record_text
     from lepton_tvm.db.lookup import find
 
     with _existing(db) as database:
@@ -97,8 +97,9 @@ def why(
 ) -> Output:
     """Say which kernels have a tuning record to use, or why not.
 
-    A record is used for exactly its target, machine and versions; a miss names what differs."""
-    from lepton_tvm.cli.db_tables import printable
+    A record is used for exactly its target, machine and versions; a miss names what differs.
+    """
+    from lepton_tvm.cli.db_misses import misses_text
     from lepton_tvm.db.why import explain
     from lepton_tvm.measure import this_machine
     from lepton_tvm.targets import parse_target
@@ -111,14 +112,7 @@ def why(
     with _existing(db) as database:
         found = explain(database, key, asked)
     data = {"asked": asked, "kernels": [e.to_json() for e in found]}
-    used = sum(e.used for e in found)
-    parts = ", ".join(f"{part} {value}" for part, value in asked.items()).replace("_", " ")
-    lines = [f"{used} of {len(found)} kernels have a record for {parts}"]
-    by_text: dict[str, list[str]] = {}
-    for e in found:
-        by_text.setdefault(e.text, []).append(f"{e.name} ({e.workload_hash[:12]})")
-    lines += [printable(f"{', '.join(names)}: {text}") for text, names in by_text.items()]
-    return Output(data, "\n".join(lines))
+    return Output(data, lambda: misses_text(data))
 
 
 @command(app, "export")
@@ -171,7 +165,7 @@ def merge_other(
     other: Other, artifacts: WithArtifacts = False, db: Db = None, as_json: Json = False
 ) -> Output:
     """Add the records of another database, which may be a stranger's."""
-    from lepton_tvm.cli.db_tables import printable
+    from lepton_tvm.cli.db_view import printable
     from lepton_tvm.db import open_database
     from lepton_tvm.db.merge import merge
 

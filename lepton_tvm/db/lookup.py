@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from lepton_tvm.db.keys import PARTS, key_id, key_of
 from lepton_tvm.db.records import TrialKey
-from lepton_tvm.db.summary import Page, task_table
+from lepton_tvm.db.summary import Page, machines, task_table
 from lepton_tvm.db.tables import (
     ArtifactRow,
     EvaluationRow,
@@ -49,7 +49,10 @@ def find(database: Database, key: str, page: Page = (None, 0)) -> dict[str, Any]
     with database.reading() as session:
         kind, found = _one(session, key, database.url)
         row = session.get(_KINDS[kind].class_, found)
-        about = {"kind": kind, **_values(row)}
+        values = _values(row)
+        if kind == "job":  # a job has a kind of its own
+            values["job_kind"] = values.pop("kind")
+        about = {"kind": kind, **values}
         if kind == "model":
             return {**about, **_of_model(session, found)}
         if kind == "artifact":
@@ -107,6 +110,7 @@ def _of_model(session: Session, model_id: str) -> dict[str, Any]:
             for t in tasks
         ],
         "tuning": task_table(session, sorted({t.workload_hash for t in tasks})),
+        "machines": machines(session),
     }
 
 
@@ -132,7 +136,7 @@ def _of_kernel(session: Session, workload: str, page: Page) -> dict[str, Any]:
         )  # fmt: skip
         rows = session.execute(wanted.limit(limit).offset(offset)).all()
         group["shown"] = [dict(row._mapping) for row in rows]
-    return {"tuning": tuning}
+    return {"tuning": tuning, "machines": machines(session)}
 
 
 def _key(group: dict[str, Any]) -> TrialKey:

@@ -10,7 +10,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_data_path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -85,6 +84,8 @@ def check_there(place: Place, *, create: bool) -> None:
 
 def _shared_artifacts(url: URL) -> Path:
     """The folder of a server's artifacts: LEPTON_TVM_ARTIFACTS, else one of this user's own."""
+    from platformdirs import user_data_path
+
     folder = os.environ.get("LEPTON_TVM_ARTIFACTS")
     if folder:
         return Path(folder)

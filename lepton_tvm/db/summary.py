@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from lepton_tvm.db.keys import PARTS, chunks
 from lepton_tvm.db.schema import HEAD
@@ -99,26 +99,22 @@ def machines(session: Session) -> dict[str, str]:
 def task_table(session: Session, workloads: Sequence[str]) -> list[dict[str, Any]]:
     """Every key of those kernels: trials, failures, the fastest trial, the newest winner."""
     counts = counts_by_key(session)
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     for some in chunks(list(workloads)):
-        wanted = (
-            sa.select(TuningKeyRow, WorkloadRow.name)
-            .join(WorkloadRow)
-            .where(TuningKeyRow.workload_hash.in_(some))
-        )
-        for key, name in session.execute(wanted):
+        won = _winners(session, some)
+        for key, name, *best in session.execute(_keys_with_best(some)):
             states = counts.get(key.id, {})
-            rows.append(
-                {
-                    "name": name,
-                    **{part: getattr(key, part) for part in PARTS},
-                    "trials": sum(states.values()),
-                    "states": states,
-                    **_best(session, key.id),
-                    "winner": _winner(session, key.id),
-                }
-            )
-    return sorted(rows, key=lambda r: [r[part] for part in (*_WHERE, "name", "workload_hash")])
+            row = {
+                "name": name,
+                **{part: getattr(key, part) for part in PARTS},
+                "trials": sum(states.values()),
+                "states": states,
+                **_times(*best),
+                "winner": won.get(key.id),
+            }
+            rows.setdefault(key.id, row)  # several trials may be the fastest
+    order = (*_WHERE, "name", "workload_hash")
+    return sorted(rows.values(), key=lambda r: [r[part] for part in order])
 
 
 def _models(
@@ -169,12 +165,32 @@ def _newest(by_machine: dict[str, float]) -> dict[str, Any]:
     return {"latest_median_ms": last, "latest_ms": by_machine}
 
 
-def _best(session: Session, key_id: str) -> dict[str, Any]:
-    wanted = sa.select(TrialRow.median_s, TrialRow.reference_s, TrialRow.candidate).where(
-        TrialRow.key_id == key_id, TrialRow.state == "ok"
+def _keys_with_best(workloads: Sequence[str]) -> Any:
+    """Keys of those kernels with the kernel's name and, where there is one, the fastest trial."""
+    alike = sa.and_(TrialRow.key_id == TuningKeyRow.id, TrialRow.state == "ok")
+    other = aliased(TrialRow)
+    least = (
+        sa.select(sa.func.min(other.median_s))
+        .where(other.key_id == TuningKeyRow.id, other.state == "ok")
+        .scalar_subquery()
     )
-    row = session.execute(wanted.order_by(TrialRow.median_s).limit(1)).first()
-    median, reference, candidate = row if row is not None else (None, None, None)
+    return (
+        sa.select(
+            TuningKeyRow,
+            WorkloadRow.name,
+            TrialRow.median_s,
+            TrialRow.reference_s,
+            TrialRow.candidate,
+        )
+        .select_from(TuningKeyRow)
+        .join(WorkloadRow, WorkloadRow.hash == TuningKeyRow.workload_hash)
+        .outerjoin(TrialRow, sa.and_(alike, TrialRow.median_s == least))
+        .where(TuningKeyRow.workload_hash.in_(workloads))
+        .order_by(TuningKeyRow.id, TrialRow.id)
+    )
+
+
+def _times(median: float | None, reference: float | None, candidate: str | None) -> dict[str, Any]:
     return {
         "best_us": None if median is None else median * 1e6,
         "zero_trial_us": None if reference is None else reference * 1e6,
@@ -182,16 +198,24 @@ def _best(session: Session, key_id: str) -> dict[str, Any]:
     }
 
 
-def _winner(session: Session, key_id: str) -> dict[str, Any] | None:
-    wanted = sa.select(
-        WinnerRow.candidate, WinnerRow.ratio, WinnerRow.ci95_low, WinnerRow.ci95_high
-    ).where(WinnerRow.key_id == key_id)
-    row = session.execute(
-        wanted.order_by(WinnerRow.created_at.desc(), WinnerRow.id.desc()).limit(1)
-    ).first()
-    if row is None:
-        return None
-    return {"candidate": row[0], "ratio": row[1], "ci95": [row[2], row[3]]}
+def _winners(session: Session, workloads: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The newest winner of each key of those kernels."""
+    wanted = (
+        sa.select(
+            WinnerRow.key_id,
+            WinnerRow.candidate,
+            WinnerRow.ratio,
+            WinnerRow.ci95_low,
+            WinnerRow.ci95_high,
+        )
+        .join(TuningKeyRow, WinnerRow.key_id == TuningKeyRow.id)
+        .where(TuningKeyRow.workload_hash.in_(workloads))
+        .order_by(WinnerRow.created_at, WinnerRow.id)
+    )
+    return {
+        key: {"candidate": candidate, "ratio": ratio, "ci95": [low, high]}
+        for key, candidate, ratio, low, high in session.execute(wanted)
+    }
 
 
 def _count(session: Session, column: Any) -> int:

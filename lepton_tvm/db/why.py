@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lepton_tvm.db.keys import PARTS, key_id, key_of
+from lepton_tvm.db.keys import PARTS, chunks, key_id, key_of
 from lepton_tvm.db.lookup import kernels_of
 from lepton_tvm.db.records import TrialKey
 from lepton_tvm.db.summary import counts_by_key, machines
@@ -32,7 +32,8 @@ class Explanation:
     """What is stored for a kernel, seen from the key that was asked for.
 
     `used` says whether compiling uses a record. `differs` holds, for the nearest key that has
-    records, each part that differs: its name, what is stored, what was asked, and what that means.
+    records, each part that differs: its name, what is stored, what was asked, what that means, and
+    all of it as a sentence.
     """
 
     workload_hash: str
@@ -58,14 +59,19 @@ def explain(database: Database, key: str, asked: Mapping[str, str]) -> list[Expl
         counts = counts_by_key(session)
         known = machines(session)
         won = set(session.scalars(sa.select(WinnerRow.key_id).distinct()))
-        found = []
-        for workload in hashes:
-            name = session.scalar(sa.select(WorkloadRow.name).where(WorkloadRow.hash == workload))
-            wanted = TrialKey(workload, **asked)
-            own = sa.select(TuningKeyRow).where(TuningKeyRow.workload_hash == workload)
-            stored = {row.id: key_of(row) for row in session.scalars(own)}
-            stored = {i: k for i, k in stored.items() if i in won or counts.get(i)}
-            found.append(_explain(wanted, name or "", stored, counts, won, known))
+        names: dict[str, str] = {}
+        stored: dict[str, dict[str, TrialKey]] = {workload: {} for workload in hashes}
+        for some in chunks(hashes):
+            named = sa.select(WorkloadRow.hash, WorkloadRow.name).where(WorkloadRow.hash.in_(some))
+            names.update((workload, name) for workload, name in session.execute(named))
+            own = sa.select(TuningKeyRow).where(TuningKeyRow.workload_hash.in_(some))
+            for row in session.scalars(own):
+                if row.id in won or counts.get(row.id):
+                    stored[row.workload_hash][row.id] = key_of(row)
+    found = [
+        _explain(TrialKey(h, **asked), names.get(h, ""), stored[h], counts, won, known)
+        for h in hashes
+    ]
     return sorted(found, key=lambda e: (e.used, e.name))
 
 
@@ -97,16 +103,9 @@ def _explain(
         return answer(False, "this kernel was never tuned; run lepton-tvm tune")
     # where something won counts before where something was only tried
     nearest = min(stored, key=lambda i: (i not in won, len(_parts(asked, stored[i])), i))
-    differs = tuple(
-        {
-            "part": part,
-            "stored": getattr(stored[nearest], part),
-            "asked": getattr(asked, part),
-            "meaning": _MEANING[part],
-        }
-        for part in _parts(asked, stored[nearest])
-    )
-    words = "; ".join(_words(d, known) for d in differs)
+    parts = _parts(asked, stored[nearest])
+    differs = tuple(_difference(part, asked, stored[nearest], known) for part in parts)
+    words = "; ".join(d["text"] for d in differs)
     return answer(False, f"records differ in {words}", differs)
 
 
@@ -114,12 +113,14 @@ def _parts(asked: TrialKey, found: TrialKey) -> list[str]:
     return [part for part in PARTS if getattr(asked, part) != getattr(found, part)]
 
 
-def _words(part: dict[str, str], known: dict[str, str]) -> str:
+def _difference(
+    part: str, asked: TrialKey, found: TrialKey, known: dict[str, str]
+) -> dict[str, str]:
     def named(value: str) -> str:
-        cpu = known.get(value) if part["part"] == "hardware" else None
+        cpu = known.get(value) if part == "hardware" else None
         return f"{value} ({cpu})" if cpu else value
 
-    label = part["part"].replace("_", " ").replace("tvm", "TVM")
-    return (
-        f"{label}: stored {named(part['stored'])}, asked {named(part['asked'])} ({part['meaning']})"
-    )
+    stored, wanted, meaning = getattr(found, part), getattr(asked, part), _MEANING[part]
+    label = part.replace("_", " ").replace("tvm", "TVM")
+    text = f"{label}: stored {named(stored)}, asked {named(wanted)} ({meaning})"
+    return {"part": part, "stored": stored, "asked": wanted, "meaning": meaning, "text": text}

@@ -62,7 +62,7 @@ def test_help_imports_commands_and_nothing_that_they_need() -> None:
         (("list", "--json"), {"rich"}),
         (("show", "big"), {"rich.live", "psycopg"}),
         (("show", "conv1", "--json"), {"rich"}),
-        (("why", "big", "--target", "x86:avx2"), {"rich", "psycopg"}),
+        (("why", "big", "--target", "x86:avx2", "--json"), {"rich", "psycopg"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
