@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -26,6 +27,7 @@ from lepton_tvm.passes import simplify_arithmetic as arithmetic
 from lepton_tvm.passes import simplify_shapes as shapes
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.constant_folding import MAX_FOLDED_BYTES, fold_constant_call
+from lepton_tvm.passes.quantized_weights import quantized_weights, turn_quantized_weight
 
 __all__ = ["RULES", "Canonicalize"]
 
@@ -79,7 +81,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.nn.pad": (shapes.drop_same_shape,),
     "relax.nn.relu": _BOUNDS + _LINE,
     "relax.nn.relu6": _BOUNDS,
-    "relax.permute_dims": (shapes.compose_permutes,),
+    "relax.permute_dims": (turn_quantized_weight, shapes.compose_permutes),
     "relax.power": (arithmetic.power_to_multiply,),
     "relax.reshape": (shapes.drop_same_shape, shapes.merge_reshapes),
     "relax.shape_to_tensor": (shapes.shape_to_constant,),
@@ -106,6 +108,7 @@ class Canonicalize:
     squeeze, unsqueeze, flatten -> reshape; global average pool -> mean with kept dims; 1-d conv
     and pools -> 2-d of height 1; shapes as tensors -> constants; a zero pad before a conv -> its
     padding; permutes and reshapes meet.
+    int8 weights below a dequantize stay so; beside them only what NumPy can evaluate is folded.
     Does not handle: control flow and symbolic shapes (refused), other PrimFuncs of the importer
     (kept and reported).
     """
@@ -117,7 +120,7 @@ class Canonicalize:
         mod = mod.clone()
         changed = 0
         for _ in range(_MAX_ROUNDS):
-            mod, count = rewrite(mod, _visit)
+            mod, count = rewrite(mod, partial(_visit, quantized_weights(main_of(mod))))
             constant_calls = _constant_calls(mod) if count == 0 else []
             if constant_calls and max(map(_bytes, constant_calls)) <= MAX_FOLDED_BYTES:
                 folded = relax.transform.FoldConstant()(mod)  # compiles each; rarely needed
@@ -131,12 +134,14 @@ class Canonicalize:
         )
 
 
-def _visit(g: GraphBuilder, var: relax.Var, value: Expr) -> Expr | None:
+def _visit(
+    weights: frozenset[relax.Var], g: GraphBuilder, var: relax.Var, value: Expr
+) -> Expr | None:
     if isinstance(value, relax.TupleGetItem):
         return _item(g, value)
     if not isinstance(value, tvm.ir.Call):
         return None
-    folded = fold_constant_call(value)
+    folded = None if var in weights else fold_constant_call(value)
     if folded is not None:
         return folded
     for rule in RULES.get(op_name(value), ()):
@@ -161,8 +166,13 @@ def _item(g: GraphBuilder, item: Expr) -> Expr | None:
 
 
 def _constant_calls(mod: tvm.IRModule) -> list[Expr]:
-    """The calls whose tensor arguments are all constant: no NumPy rule knows them."""
+    """The calls whose tensor arguments are all constant: no NumPy rule knows them.
+
+    None where there are quantized weights: TVM would evaluate those as well.
+    """
     found = []
+    if quantized_weights(main_of(mod)):
+        return []
     for binding in bindings_of(main_of(mod)):
         value = binding.value
         if not isinstance(value, tvm.ir.Call):

@@ -83,6 +83,31 @@ def _plain(function: Callable[..., Any]) -> Evaluator:
     return evaluate
 
 
+def _quantize(call: Expr, args: list[Array]) -> Array:
+    data, scale, zero = _along_axis(call, args, dtype_of(call))
+    bounds = np.iinfo(dtype_of(call))
+    made: Array = np.clip(np.rint(data / scale) + zero, bounds.min, bounds.max)
+    return made
+
+
+def _dequantize(call: Expr, args: list[Array]) -> Array:
+    data, scale, zero = _along_axis(call, args, str(args[0].dtype))
+    made: Array = (data.astype(np.int64) - zero).astype(np.float32) * scale
+    return made
+
+
+def _along_axis(call: Expr, args: list[Array], integer: str) -> tuple[Array, Array, Array]:
+    """Data, scale and zero point, the last two spread along the axis."""
+    if np.dtype(integer).kind not in "iu" or args[1].dtype != np.float32:
+        raise NotImplementedError
+    data, *per_channel = args
+    shape = [1] * data.ndim
+    if data.ndim:
+        shape[int(call.attrs.axis) % data.ndim] = -1
+    scale, zero = (a.reshape(shape) if a.size > 1 else a.reshape(()) for a in per_channel)
+    return data, scale, zero.astype(np.int64)
+
+
 EVALUATORS: dict[str, Evaluator] = {
     "relax.abs": _plain(np.abs),
     "relax.add": _plain(np.add),
@@ -90,6 +115,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "relax.broadcast_to": _broadcast,
     "relax.ceil": _plain(np.ceil),
     "relax.concat": _concat,
+    "relax.dequantize": _dequantize,
     "relax.divide": _plain(np.divide),
     "relax.equal": _plain(np.equal),
     "relax.exp": _plain(np.exp),
@@ -110,6 +136,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "relax.negative": _plain(np.negative),
     "relax.permute_dims": _permute,
     "relax.power": _plain(np.power),
+    "relax.quantize": _quantize,
     "relax.reshape": _reshape,
     "relax.rsqrt": _plain(lambda x: 1.0 / np.sqrt(x)),
     "relax.sqrt": _plain(np.sqrt),

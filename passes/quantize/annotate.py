@@ -132,7 +132,7 @@ class _Annotator:
         for var, call in self.made.items():
             if g.op_name(call) not in ops.ANCHORS:
                 continue
-            reason = self._asked_to_skip(var) or ops.anchor_obstacle(call)
+            reason = self._asked_to_skip(var) or self._quantized(call) or ops.anchor_obstacle(call)
             if reason:
                 self.reasons[var] = reason
                 continue
@@ -142,6 +142,11 @@ class _Annotator:
     def _asked_to_skip(self, var: relax.Var) -> str | None:
         hits = [p for p in self.config.skip if fnmatchcase(var.name, p)]
         return f"left out by the skip pattern {hits[0]!r}" if hits else None
+
+    def _quantized(self, call: g.Expr) -> str | None:
+        weight = call.args[1]
+        made = self.made.get(weight) if isinstance(weight, relax.Var) else None
+        return "its weight is quantized already" if g.op_name(made) == "relax.dequantize" else None
 
     def _check_skip_patterns(self) -> None:
         kinds = (*ops.ANCHORS, *ops.POOLS, "relax.concat")

@@ -17,6 +17,9 @@ from lepton_tvm.passes.quantize.qparams import PIXELS, QParams
 
 __all__ = ["LowerInt8"]
 
+# The smallest value of an activation's element type.
+_LOWEST = {"uint8": 0, "int8": -128}
+
 
 @dataclass(frozen=True)
 class LowerInt8:
@@ -28,8 +31,9 @@ class LowerInt8:
 
     Ops that are not linear (hard-swish, a residual add) run in float32 between the accumulator and
     the next quantize, in the same kernel. A conv2d or matmul that stays in float although its
-    weights are int8 stands in the report, with the reason. Does not handle: int8 activations,
-    activations with a scale per channel, zero points of weights.
+    weights are int8 stands in the report, with the reason. int8 activations become uint8 by adding
+    128 to them and to their zero point, which changes no result. Does not handle: activations with
+    a scale per channel, zero points of weights.
     """
 
     name: ClassVar[str] = "lower-int8"
@@ -108,8 +112,8 @@ class _Lowering:
         return self._epilogue(var, value)
 
     def _quantize(self, call: g.Expr) -> _State | None:
-        params = _params_of(call)
-        if params is None or str(call.attrs.out_dtype) != "uint8":
+        params = _params_of(call, str(call.attrs.out_dtype))
+        if params is None:
             return None
         state = self._state(call.args[0])
         if isinstance(state, Quantized):
@@ -128,10 +132,15 @@ class _Lowering:
         values = g.const_array(call.args[0])
         if values is not None:
             return _weight_of(call, values)
-        params = _params_of(call)
-        if params is None or g.dtype_of(call.args[0]) != "uint8":
+        dtype = g.dtype_of(call.args[0])
+        params = _params_of(call, dtype)
+        if params is None:
             return None
-        return Quantized(self._expr(call.args[0]), params)
+        state = self._state(call.args[0])
+        if isinstance(state, Quantized):
+            return Quantized(state.expr, params)
+        expr = self._expr(call.args[0])
+        return Quantized(expr if dtype == "uint8" else self._moved(expr, "uint8"), params)
 
     def _anchor(self, var: relax.Var, call: g.Expr) -> Accumulator | None:
         data, weight = (self._state(a) for a in call.args[:2])
@@ -206,6 +215,13 @@ class _Lowering:
             reason = "int8 weights, but the data has no uint8 form: computed in float32"
             self.skipped.append(Skipped(g.op_name(call), var.name, reason))
 
+    def _moved(self, expr: g.Expr, dtype: str) -> g.Expr:
+        """int8 as uint8, 128 more, or uint8 as int8."""
+        move = _LOWEST[dtype] - _LOWEST[g.dtype_of(expr)]
+        wide = self.builder.emit(relax.op.astype(expr, "int32"))
+        wide = self.builder.emit(relax.op.add(wide, g.constant(np.array(move, np.int32))))
+        return self.builder.emit(relax.op.astype(wide, dtype))
+
     def _state(self, expr: g.Expr) -> _State | None:
         return self.states.get(expr) if isinstance(expr, relax.Var) else None
 
@@ -226,17 +242,19 @@ class _Lowering:
         if isinstance(state, Quantized):
             if g.dtype_of(var) == "uint8":
                 return state.expr
+            if g.dtype_of(var) == "int8":
+                return self._moved(state.expr, "int8")
             return state.to_float(self.builder)
         self.exprs[var] = state.to_float(self.builder)
         return self.exprs[var]
 
 
-def _params_of(call: g.Expr) -> QParams | None:
-    """Scale and zero point of a per-tensor quantize or dequantize of uint8."""
+def _params_of(call: g.Expr, dtype: str) -> QParams | None:
+    """Scale and zero point, as uint8, of a per-tensor quantize or dequantize of `dtype`."""
     scale, zero = g.scalar_of(call.args[1]), g.scalar_of(call.args[2])
-    if scale is None or zero is None:
+    if scale is None or zero is None or dtype not in _LOWEST:
         return None
-    return QParams(scale, int(zero))
+    return QParams(scale, int(zero) - _LOWEST[dtype])
 
 
 def _weight_of(call: g.Expr, values: g.Array) -> Weight | None:
@@ -244,7 +262,10 @@ def _weight_of(call: g.Expr, values: g.Array) -> Weight | None:
     scales, zeros = g.const_array(call.args[1]), g.const_array(call.args[2])
     if values.dtype != np.int8 or scales is None or zeros is None or zeros.any():
         return None
+    scales = scales.reshape(-1).astype(np.float32)
+    if scales.size == 1:  # for the whole tensor, as if for each channel: the last axis of HWIO, KN
+        return Weight(values, np.repeat(scales, values.shape[-1]), values.ndim - 1)
     axis = int(call.attrs.axis) % values.ndim
-    if scales.reshape(-1).shape[0] != values.shape[axis]:
+    if scales.size != values.shape[axis]:
         return None
-    return Weight(values, scales.reshape(-1).astype(np.float32), axis)
+    return Weight(values, scales, axis)

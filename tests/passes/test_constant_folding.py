@@ -13,6 +13,7 @@ from tests.passes.check import f32, graph, run
 op = relax.op
 A = np.random.default_rng(0).uniform(0.5, 3, size=(2, 3, 4)).astype(np.float32)
 B = np.random.default_rng(1).uniform(0.5, 3, size=(3, 1)).astype(np.float32)
+UNITS = constant(f32([0.1, 0.25, 0.03])), constant(np.array([0, -5, 9], np.int8))
 
 # One call per evaluator, checked against the op as TVM computes it.
 CALLS: dict[str, Callable[[Expr, Expr], Expr]] = {
@@ -22,6 +23,7 @@ CALLS: dict[str, Callable[[Expr, Expr], Expr]] = {
     "broadcast_to": lambda a, b: op.broadcast_to(b, (2, 3, 4)),
     "ceil": lambda a, b: op.ceil(a),
     "concat": lambda a, b: op.concat([a, a], axis=-1),
+    "dequantize": lambda a, b: op.dequantize(op.astype(a, "int8"), *UNITS, axis=1),
     "divide": op.divide,
     "equal": lambda a, b: op.equal(a, a),
     "exp": lambda a, b: op.exp(a),
@@ -42,6 +44,7 @@ CALLS: dict[str, Callable[[Expr, Expr], Expr]] = {
     "negative": lambda a, b: op.negative(a),
     "permute_dims": lambda a, b: op.permute_dims(a),
     "power": op.power,
+    "quantize": lambda a, b: op.quantize(a, *UNITS, axis=1, out_dtype="int8"),
     "reshape": lambda a, b: op.reshape(a, (4, 6)),
     "rsqrt": lambda a, b: op.rsqrt(a),
     "sqrt": lambda a, b: op.sqrt(a),
