@@ -71,7 +71,7 @@ def _kernel_row(row: dict[str, Any], calls: dict[tuple[str, str], int]) -> tuple
     winner = row["winner"]
     return (
         row["name"],
-        row["workload_hash"][:12],
+        row["workload_hash"][:8],  # leaves room for the number at a name's end
         number(calls.get((row["workload_hash"], row["target"]))),
         str(row["trials"]),
         str(row["trials"] - row["states"].get("ok", 0)),

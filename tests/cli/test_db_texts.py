@@ -95,7 +95,7 @@ def test_show_a_model(width: int, filled: Database) -> None:
     assert "tuned for x86:avx2 on B\n  TVM  0.27.0, schedules 1" in text
     assert "tuned for arm:cortex-a76 cores=64 threads=16 on A" in text
     (row,) = [line for line in text.splitlines() if line.endswith(" 1.500")]
-    assert row.split()[:2] == ["conv0", "0" * 12]
+    assert row.split()[:2] == ["conv0", "0" * 8]
 
 
 @pytest.mark.parametrize("width", [80, 160])
