@@ -165,9 +165,8 @@ def finish_tile(
     """Fuse the epilogue under `at`, start the sums at `first_reduction`, and vectorise.
 
     `lane` is the loop over the lanes of one register; it is tensorized with `intrinsic`, or plainly
-    vectorised where that is None (left to LLVM for integers too few for a register). By default a
-    float epilogue is unrolled over the rows, so that the sums never leave their registers; an
-    integer one is longer and stays a loop.
+    vectorised where that is None (left to LLVM for integers too few for a register). By default the
+    epilogue is unrolled over the rows, so that the sums never leave their registers.
     """
     sch.set_scope(anchor.reduction, 0, "local")
     sch.reverse_compute_at(anchor.store, at, preserve_unit_loops=True)
@@ -181,8 +180,7 @@ def finish_tile(
     sch.unroll(vectors)
     sch.unroll(rows)
     vectorize_inner(sch, anchor.store, anchor.lanes)
-    is_float = not anchor.operand.startswith("uint8")
-    if choices.pick(sch, "unroll_epilogue", [0, 1], int(is_float)):
+    if choices.pick(sch, "unroll_epilogue", [0, 1], 1):
         unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
 
 
