@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,11 +148,10 @@ def import_file(
     as_json: Json = False,
 ) -> Output:
     """Add the records of an exported file; what is there stays."""
-    from lepton_tvm.db import open_database
-    from lepton_tvm.db.transfer import import_records
+    from lepton_tvm.db.transfer import import_records, read_export
 
     _check_hardware(hardware, metaschedule)
-    with open_database(db) as database:
+    with _filled(db, lambda: metaschedule or read_export(file)) as database:
         if metaschedule:
             from lepton_tvm.tuning.metaschedule_json import import_metaschedule
 
@@ -166,10 +166,13 @@ def merge_other(
 ) -> Output:
     """Add the records of another database, which may be a stranger's."""
     from lepton_tvm.cli.db_view import printable
-    from lepton_tvm.db import open_database
-    from lepton_tvm.db.merge import merge
+    from lepton_tvm.db.merge import merge, reading_other
 
-    with open_database(db) as database:
+    def check() -> None:
+        with reading_other(other):
+            pass
+
+    with _filled(db, check) as database:
         report = merge(database, other, artifacts=artifacts).to_json()
     lines = [
         f"{report['rows']} records and {report['artifacts']} artifact files added, "
@@ -225,6 +228,17 @@ def _existing(db: str | None) -> Any:
     from lepton_tvm.db import open_database
 
     return open_database(db, create=False)
+
+
+def _filled(db: str | None, check: Callable[[], object]) -> Any:
+    """The database, made where there is none; then `check` first looks whether that is worth it."""
+    from lepton_tvm.db import open_database
+    from lepton_tvm.db.place import parse_url
+
+    place = parse_url(db)
+    if place.file is not None and not place.file.exists():
+        check()
+    return open_database(db)
 
 
 def _check_hardware(hardware: str | None, metaschedule: bool) -> None:

@@ -19,7 +19,14 @@ from lepton_tvm.db.place import Place
 from lepton_tvm.db.reasons import is_damage, postgres_reason, sqlite_reason
 from lepton_tvm.errors import DatabaseError, DatabaseInputError, LeptonError
 
-__all__ = ["BUSY_SECONDS", "make_engine", "translated", "use_log", "writer_of"]
+__all__ = [
+    "BUSY_SECONDS",
+    "make_engine",
+    "readonly_uri",
+    "translated",
+    "use_log",
+    "writer_of",
+]
 
 BUSY_SECONDS = 30.0
 _WRITE_LOCK = int.from_bytes(b"lepton", "big")
@@ -46,6 +53,14 @@ def writer_of(engine: Engine) -> Engine:
         # With a snapshot from before the lock was granted it would miss the last writer's rows.
         options["isolation_level"] = "READ COMMITTED"
     return engine.execution_options(**options)
+
+
+def readonly_uri(file: Path) -> str:
+    """How SQLite opens a file so that neither it nor its folder changes."""
+    # Without a write-ahead log beside it the file cannot be changing, and SQLite need not make
+    # lock files, which a folder that is read-only would refuse and another would keep.
+    has_log = file.with_name(f"{file.name}-wal").exists()
+    return f"file:{quote(str(file))}?mode=ro" + ("" if has_log else "&immutable=1")
 
 
 def use_log(engine: Engine) -> None:
@@ -118,12 +133,7 @@ def _postgres_engine(place: Place, busy_seconds: float) -> Engine:
 
 
 def _sqlite_engine(place: Place, file: Path, busy_seconds: float) -> Engine:
-    uri = f"file:{quote(str(file))}"
-    if place.readonly:
-        # Without a write-ahead log beside it the file cannot be changing, and SQLite need not
-        # make lock files in a folder that may be read-only too.
-        has_log = file.with_name(f"{file.name}-wal").exists()
-        uri += "?mode=ro" if has_log else "?mode=ro&immutable=1"
+    uri = readonly_uri(file) if place.readonly else f"file:{quote(str(file))}"
 
     def connect() -> sqlite3.Connection:
         # isolation_level None: SQLAlchemy begins transactions (below), not the driver, so that

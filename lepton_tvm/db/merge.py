@@ -15,13 +15,13 @@ import sqlalchemy as sa
 
 from lepton_tvm.db.convert import columns
 from lepton_tvm.db.database import Database
-from lepton_tvm.db.engine import translated
+from lepton_tvm.db.engine import readonly_uri, translated
 from lepton_tvm.db.insert import insert_rows
 from lepton_tvm.db.place import Place, check_there, parse_url
 from lepton_tvm.db.rows import TABLES, check_row
 from lepton_tvm.errors import ArtifactError, DatabaseError, DatabaseInputError, InputError
 
-__all__ = ["MergeReport", "merge"]
+__all__ = ["MergeReport", "merge", "reading_other"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def merge(database: Database, other: str, *, artifacts: bool = False) -> MergeRe
     database.check_writable()
     skipped: list[str] = []
     copied = 0
-    with _reading(other, database) as source:
+    with reading_other(other, database) as source:
         with database.writing() as session:
             inserted = insert_rows(session, _rows(source))
         if artifacts:
@@ -72,18 +72,19 @@ def merge(database: Database, other: str, *, artifacts: bool = False) -> MergeRe
 
 
 @contextlib.contextmanager
-def _reading(other: str, database: Database) -> Iterator[Database]:
-    """The other database, opened so that it cannot be changed: of a file, a copy."""
+def reading_other(other: str, database: Database | None = None) -> Iterator[Database]:
+    """The other database, opened so that it cannot be changed: of a file, a copy.
+
+    Raises InputError where it is `database` itself, DatabaseInputError where it cannot be read.
+    """
     place = parse_url(other)
+    check_there(place, create=False)
+    if database is not None and _same(place, database.place):
+        raise InputError(f"{place} is the database itself")
     if place.file is None:
-        if place.url == database.place.url:
-            raise InputError(f"{place} is the database itself")
         with Database(dataclasses.replace(place, readonly=True), create=False) as source:
             yield source
         return
-    check_there(place, create=False)
-    if database.place.file is not None and place.file.samefile(database.place.file):
-        raise InputError(f"{place} is the database itself")
     with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
         copy = Path(folder) / "other.db"
         with translated(place, DatabaseInputError):
@@ -91,6 +92,12 @@ def _reading(other: str, database: Database) -> Iterator[Database]:
         with _opened(copy, place) as source:
             source.blobs.folder = place.artifacts
             yield source
+
+
+def _same(one: Place, other: Place) -> bool:
+    if one.file is None or other.file is None:
+        return one.url == other.url
+    return one.file.samefile(other.file)
 
 
 def _opened(copy: Path, place: Place) -> Database:
@@ -106,9 +113,8 @@ def _opened(copy: Path, place: Place) -> Database:
 
 def _copy(file: Path, to: Path) -> None:
     """What is in a SQLite file and its log now, without changing either."""
-    uri = f"{file.absolute().as_uri()}?mode=ro"
     with (
-        contextlib.closing(sqlite3.connect(uri, uri=True)) as source,
+        contextlib.closing(sqlite3.connect(readonly_uri(file), uri=True)) as source,
         contextlib.closing(sqlite3.connect(to)) as copy,
     ):
         source.execute("PRAGMA trusted_schema=OFF")

@@ -27,7 +27,7 @@ from lepton_tvm.db.schema import HEAD
 from lepton_tvm.db.tables import ArtifactRow
 from lepton_tvm.errors import ArtifactError, DatabaseError, InputError
 
-__all__ = ["TransferReport", "export_records", "import_records"]
+__all__ = ["TransferReport", "export_records", "import_records", "read_export"]
 
 _FORMAT = "lepton_tvm export"
 _ARTIFACT = re.compile(r"artifacts/([0-9a-f]{64})\.so")
@@ -68,16 +68,7 @@ def import_records(database: Database, path: str | Path) -> TransferReport:
     Raises InputError for a file that is not a readable export; then nothing was added.
     """
     database.check_writable()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            rows = _read_rows(archive, path)
-            blobs = _read_artifacts(archive, path)
-    except FileNotFoundError:
-        raise InputError(f"export {path} does not exist") from None
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise InputError(f"export {path} cannot be read: {e}") from e
+    rows, blobs = read_export(path)
     skipped = [
         f"artifact {row['sha256'][:12]}: its file is not in the export"
         for table, row in rows
@@ -90,6 +81,21 @@ def import_records(database: Database, path: str | Path) -> TransferReport:
     with database.writing() as session:
         inserted = insert_rows(session, rows)
     return TransferReport(inserted.added, len(blobs), (*skipped, *inserted.told()))
+
+
+def read_export(
+    path: str | Path,
+) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, bytes]]:
+    """The checked rows of an export by table, its artifact files by hash. Raises InputError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read_rows(archive, path), _read_artifacts(archive, path)
+    except FileNotFoundError:
+        raise InputError(f"export {path} does not exist") from None
+    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"export {path} cannot be read: {e}") from e
 
 
 def _write(database: Database, archive: zipfile.ZipFile) -> TransferReport:

@@ -92,6 +92,19 @@ def test_file_that_is_none_of_ours(
     assert _contents() == before
 
 
+@pytest.mark.parametrize("words", [("merge", "other.db"), ("import", "other.db")], ids=" ".join)
+@pytest.mark.parametrize("make", [lambda file: None, Path.touch, cut(0.5)], ids=["no", "0", "half"])
+def test_bad_source_makes_no_database(
+    make: Callable[[Path], None], words: tuple[str, ...], lepton: Lepton
+) -> None:
+    make(Path("other.db"))
+    before = _contents()
+    ended = lepton("db", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "other.db" in ended.err
+    assert _contents() == before
+
+
 def refused(ended: Ended, message: str) -> None:
     """Exit code 2 and one line."""
     assert (ended.code, ended.out) == (2, "")
