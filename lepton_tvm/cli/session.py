@@ -194,9 +194,14 @@ def _write(answer: Any, as_json: bool, stdout: IO[str]) -> None:
         from rich.console import Console
 
         console = Console(file=stdout)
-        if not console.is_terminal:
+        if console.is_terminal:
+            console.print(answer)
+        else:
             console = Console(file=stdout, width=160)
-        console.print(answer)
+            with console.capture() as text:
+                console.print(answer)
+            # rich fills lines with spaces up to the width of their table
+            print("\n".join(line.rstrip() for line in text.get().splitlines()), file=stdout)
     stdout.flush()
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from rich.table import Table
 
 from lepton_tvm.cli.session import Output, command, set_debug
 from lepton_tvm.errors import CompileError, InputError, RequirementError
@@ -114,6 +115,14 @@ def test_json_has_no_nan(capfd: pytest.CaptureFixture[str]) -> None:
     answer = Output({"a": [float("inf"), {"b": float("nan")}], "c": 1.5}, "")
     _, out, _ = end(lambda: answer, capfd, "--json")
     assert json.loads(out) == {"a": [None, {"b": None}], "c": 1.5}
+
+
+def test_tables_end_where_their_text_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    table = Table("a", "b", box=None)
+    table.add_row("long", "")
+    table.add_row("x", "y")
+    code, out, _ = end(lambda: Output({}, lambda: table), capfd)
+    assert (code, out) == (0, " a     b\n long\n x     y\n")
 
 
 def test_chatter_of_libraries_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
