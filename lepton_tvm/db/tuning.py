@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
-from lepton_tvm.db import claims, verdicts
+from lepton_tvm.db import claims, trial_rows, verdicts
 from lepton_tvm.db.keys import chunks, differences, ensure_keys, key_id, key_of
 from lepton_tvm.db.records import Finished, Trial, TrialKey, Winner, now
 from lepton_tvm.db.tables import ClaimRow, TaskRow, TrialRow, TuningKeyRow, WorkloadRow
@@ -123,7 +121,7 @@ class TuningLog:
         check_trial(trial)
         with self._database.writing() as session:
             ensure_keys(session, [trial.key])
-            new = _add(session, trial)
+            new = trial_rows.add_trial(session, trial)
             session.execute(
                 sa.delete(ClaimRow).where(
                     ClaimRow.key_id == key_id(trial.key), ClaimRow.candidate == trial.candidate
@@ -140,23 +138,17 @@ class TuningLog:
         with self._database.writing() as session:
             ensure_keys(session, (t.key for t in trials))
             for trial in trials:
-                _add(session, trial)
+                trial_rows.add_trial(session, trial)
 
     def trials(self, key: TrialKey, *, limit: int | None = None) -> list[Trial]:
         """Trials of exactly `key`: working ones, fastest first, then the others."""
-        wanted = sa.select(TrialRow).where(TrialRow.key_id == key_id(key))
-        wanted = wanted.order_by(
-            TrialRow.state != "ok", TrialRow.median_s.is_(None), TrialRow.median_s
-        ).order_by(TrialRow.created_at, TrialRow.id)
         with self._database.reading() as session:
-            return [_trial(row, key) for row in session.scalars(wanted.limit(limit))]
+            return trial_rows.find_trials(session, key, limit)
 
     def best(self, key: TrialKey) -> Trial | None:
         """The fastest working trial of exactly `key`, or None."""
-        wanted = sa.select(TrialRow).where(TrialRow.key_id == key_id(key), TrialRow.state == "ok")
         with self._database.reading() as session:
-            row = session.scalars(wanted.order_by(TrialRow.median_s).limit(1)).first()
-            return None if row is None else _trial(row, key)
+            return trial_rows.fastest(session, key)
 
     def finished(self, keys: Iterable[TrialKey]) -> dict[TrialKey, list[Finished]]:
         """What was tried under each of `keys`, oldest first, without traces and samples."""
@@ -195,25 +187,8 @@ class TuningLog:
 
         Other machines, numbers of cores and threads, and versions; the instruction set is the same.
         """
-        isa = key.target.partition(" ")[0]
-        alike = sa.or_(
-            TuningKeyRow.target == isa,
-            TuningKeyRow.target.startswith(f"{isa} ", autoescape=True),
-        )
-        wanted = (
-            sa.select(TrialRow, TuningKeyRow)
-            .join(TuningKeyRow)
-            .where(
-                TuningKeyRow.workload_hash == key.workload_hash,
-                alike,
-                TuningKeyRow.id != key_id(key),
-                TrialRow.state == "ok",
-            )
-            .order_by(TrialRow.median_s, TrialRow.id)
-        )
         with self._database.reading() as session:
-            rows = session.execute(wanted.limit(limit))
-            return [_trial(row, key_of(parts)) for row, parts in rows]
+            return trial_rows.neighbours(session, key, limit)
 
     def explain_miss(self, key: TrialKey) -> str:
         """Why `best(key)` found nothing: by which parts of the key the nearest record differs."""
@@ -287,29 +262,3 @@ class TuningLog:
         """The kept cost model of exactly that target and those versions."""
         with self._database.reading() as session:
             return verdicts.load_cost_model(session, (target, tvm_version, schedule_version, kind))
-
-
-def _add(session: Session, trial: Trial) -> bool:
-    name = key_id(trial.key)
-    same = sa.select(TrialRow.id).where(
-        sa.or_(
-            TrialRow.id == trial.id,
-            sa.and_(TrialRow.key_id == name, TrialRow.candidate == trial.candidate),
-        )
-    )
-    if session.execute(same.limit(1)).first() is not None:
-        return False
-    session.add(_row(trial))
-    session.flush()
-    return True
-
-
-def _row(trial: Trial) -> TrialRow:
-    fields = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial) if f.name != "key"}
-    fields["error"] = None if trial.error is None else plain_text(trial.error)
-    return TrialRow(key_id=key_id(trial.key), **fields)
-
-
-def _trial(row: Any, key: TrialKey) -> Trial:
-    names = [f.name for f in dataclasses.fields(Trial) if f.name != "key"]
-    return Trial(key=key, **{name: getattr(row, name) for name in names})
