@@ -7,6 +7,7 @@ crashed, when its time is over or when its client is gone, and serves the next.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import select
@@ -257,7 +258,8 @@ def listen(host: str, ports: Sequence[int]) -> socket.socket:
             sock.close()
             problem = e
     asked = f"port {ports[0]}" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]}"
-    raise InputError(f"cannot listen on {host}, {asked}: {problem}; name another with --port")
+    other = "--host" if problem and problem.errno == errno.EADDRNOTAVAIL else "--port"
+    raise InputError(f"cannot listen on {host}, {asked}: {problem}; name another with {other}")
 
 
 def _watch(pid: int, client: _Client) -> tuple[str, bool]:
