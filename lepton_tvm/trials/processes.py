@@ -16,7 +16,7 @@ from typing import Any
 
 from lepton_tvm.errors import TrialError
 
-__all__ = ["Worker", "Zygote", "describe_end", "out_of_time"]
+__all__ = ["Worker", "Zygote", "child_environment", "describe_end", "out_of_time"]
 
 _START_S = 120.0
 _ANSWER_S = 30.0
@@ -76,7 +76,7 @@ class Zygote:
                 stderr=output,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent, which ends it
-                env=_environment(),
+                env=child_environment(),
             )
         self._control, self._ready = ours, False
 
@@ -211,7 +211,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The parent's, with its import path: a checkout need not be installed.
 
     Python before 3.11 adds the working folder in front, whatever lies there.

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["schedule_version", "trial_key", "tuned_by"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+# What decisions are lowered to: other tiles, packed weights, and what an ISA has.
+_KERNELS = ("ir/kernels", "targets")
+_HELPERS = ("ir/bfloat16.py", "ir/tir_rewrite.py")
 # What is done to a loop nest after its schedule.
 _LOWERING = (
     "pipeline.py",
@@ -53,6 +56,9 @@ def schedule_version(family: str) -> str:
     files = [*(_PACKAGE / "schedules").glob("*.py")]
     for folder in folders:
         files += folder.glob("**/*.py")
+    for name in _KERNELS:
+        files += (_PACKAGE / name).glob("*.py")
+    files += [_PACKAGE / n for n in _HELPERS]
     files += [_PACKAGE / n for n in (_DEVICE_LOWERING if family == "cuda" else _LOWERING)]
     digest = hashlib.sha256()
     for path in sorted(files):

@@ -11,6 +11,8 @@ import base64
 import binascii
 import dataclasses
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from lepton_tvm.db import Database, Trial, TrialKey
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.targets import parse_target
+from lepton_tvm.trials.processes import child_environment, describe_end
 from lepton_tvm.tuning.metaschedule import (
     SCHEDULES,
     plain,
@@ -35,10 +38,11 @@ from lepton_tvm.tuning.metaschedule import (
 )
 from lepton_tvm.tuning.traces import check_trace
 
-__all__ = ["ExchangeReport", "export_metaschedule", "import_metaschedule"]
+__all__ = ["ExchangeReport", "export_metaschedule", "import_metaschedule", "read_files"]
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 _MAX_FILE, _MAX_LINE = 1 << 30, 64 << 20
+_MAX_TIMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,47 @@ def import_metaschedule(
     database.check_writable()
     place = Path(folder)
     machine = hardware or this_machine().fingerprint
+    _try_elsewhere(place)
+    kernels, trials, left = read_files(place, machine)
+    used = {t.key.workload_hash for t in trials}
+    stored = {
+        workload_hash(k.mod): (k.mod.get_global_vars()[0].name_hint, tvm.ir.save_json(k.mod))
+        for _, k in kernels
+        if k is not None
+    }
+    database.tuning.add_workloads([(h, *stored[h]) for h in sorted(used)])
+    before = database.tuning.count()["trials"]
+    database.tuning.add_trials(trials)
+    added = database.tuning.count()["trials"] - before
+    left["here already"] += len(trials) - added
+    return ExchangeReport(machine, len(used), added, _told(left))
+
+
+def _try_elsewhere(place: Path) -> None:
+    """Read the files in a process of its own first: a stranger's may crash TVM's readers."""
+    code = f"import sys, pathlib, {__name__} as m; m.read_files(pathlib.Path(sys.argv[1]), '')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(place)],
+        env=child_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    # what is wrong with files that do not crash is told by who reads them here
+    if done.returncode < 0:
+        raise InputError(
+            f"{place}: TVM's reader crashes on these files ({describe_end(-done.returncode, '')}): "
+            "they are damaged, or made to harm; nothing was imported"
+        )
+
+
+def read_files(
+    place: Path, machine: str
+) -> tuple[list[tuple[str, Workload | None]], list[Trial], Counter[str]]:
+    """The kernels of the two files with their TVM versions, the trials they make, what is left out.
+
+    The trials are those of `machine`. Raises InputError for files that are not of this kind.
+    """
     left: Counter[str] = Counter()
     kernels = [_kernel(data, n, place) for n, data in _lines(place / WORKLOADS)]
     trials = []
@@ -127,18 +172,7 @@ def import_metaschedule(
             trials.append(_trial(record, kernel, machine))
         except InputError as e:
             left[str(e)] += 1
-    used = {t.key.workload_hash for t in trials}
-    stored = {
-        workload_hash(k.mod): (k.mod.get_global_vars()[0].name_hint, tvm.ir.save_json(k.mod))
-        for _, k in kernels
-        if k is not None
-    }
-    database.tuning.add_workloads([(h, *stored[h]) for h in sorted(used)])
-    before = database.tuning.count()["trials"]
-    database.tuning.add_trials(trials)
-    added = database.tuning.count()["trials"] - before
-    left["here already"] += len(trials) - added
-    return ExchangeReport(machine, len(used), added, _told(left))
+    return kernels, trials, left
 
 
 def _unfit(trial: Trial, target: Any) -> str | None:
@@ -221,9 +255,11 @@ def _trial(record: list[Any], kernel: Workload, hardware: str) -> Trial:
     if not isinstance(target, dict) or not target.get("kind"):
         raise InputError("a record names no target")
     if times is not None and not (
-        isinstance(times, list) and all(isinstance(t, (int, float)) for t in times)
+        isinstance(times, list)
+        and len(times) <= _MAX_TIMES
+        and all(isinstance(t, (int, float)) for t in times)
     ):
-        raise InputError("a record's times are not numbers")
+        raise InputError(f"a record's times are not numbers, {_MAX_TIMES} at most")
     try:
         TuningRecord.from_json([trace, times, None, None], kernel)
     except (ValueError, TypeError, RuntimeError) as e:

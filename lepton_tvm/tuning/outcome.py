@@ -79,11 +79,15 @@ def finish(
 
 
 def _untimed(states: Iterable[TaskState]) -> list[str]:
-    """A note on kernels of which there is nothing to compare candidates with."""
-    names = [s.task.name for s in states if s.records and s.zero_s is None]
-    if not names:
-        return []
-    return [f"not tuned, since their zero-trial schedules could not be timed: {', '.join(names)}"]
+    """Notes on kernels of which there is nothing to compare candidates with."""
+    notes = []
+    untimed = [s for s in states if s.zero_s is None]
+    if names := [s.task.name for s in untimed if s.records]:
+        told = ", ".join(names)
+        notes.append(f"not tuned, since their zero-trial schedules could not be timed: {told}")
+    if names := [s.task.name for s in untimed if not s.records]:
+        notes.append(f"{len(names)} kernels were not looked at yet: the same command goes on")
+    return notes
 
 
 def _why_not(wrong: str | None, times: tuple[Estimate, Estimate, Estimate] | None) -> str | None:
@@ -110,7 +114,9 @@ def _winners(run: SearchRun, place: ArtifactPlace, zero: CompiledArtifact) -> di
     else:
         best = in_model(run.loop, found, place, zero, _compiler(run), run.folder)
     winners = {
-        key: replace(winner_of(run.loop, key, best.get(key)), created_at=judged_at) for key in found
+        key: replace(winner_of(run.loop, key, best.get(key)), created_at=judged_at)
+        for key, state in run.loop.search.states.items()
+        if state.zero_s is not None
     }
     log.add_winners(list(winners.values()))
     return winners

@@ -14,6 +14,15 @@ from lepton_tvm.tuning.search import TaskState
 __all__ = ["Status", "TaskResult", "TuneResult", "task_result"]
 
 
+_ENDED = {
+    "trials": "as many as were asked for",
+    "budget": "the time was over",
+    "plateau": "the last ones brought nothing",
+    "exhausted": "nothing is left to try",
+    "interrupted": "interrupted",
+}
+
+
 @dataclass(frozen=True)
 class TaskResult:
     """A kernel of the model: its trials, and its schedule after the search.
@@ -131,8 +140,8 @@ class TuneResult:
         changed = sum(1 for k in self.kernels if k.decisions)
         head = (
             f"{self.artifact}: {self.variant} for {self.target}, {self.trials} trials "
-            f"({self.new_trials} new, {self.failed} failed), {changed} of {len(self.kernels)} "
-            f"kernels with another schedule"
+            f"({self.new_trials} new, {self.failed} failed; {_ENDED[self.stopped]}), {changed} of "
+            f"{len(self.kernels)} kernels with another schedule"
         )
         if self.speedup is None or self.tuned_ms is None or self.zero_ms is None:
             return head

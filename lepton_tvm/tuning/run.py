@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_tvm.compiler import variant_name
 from lepton_tvm.db import Database, Trial
+from lepton_tvm.errors import InputError
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Builder, Runner, artifacts_of
@@ -81,6 +82,10 @@ class SearchRun:
         """Search until something ends it, and say what: see `TuneResult.stopped`."""
         self.say("lowering")
         tasks = Tasks(self.model, self.target, self.folder, winograd=self.winograd, seed=self.seed)
+        if not tasks.all:
+            raise InputError(
+                f"model {self.model.name} has no kernel, so there is nothing to tune: compile it"
+            )
         self.loop = self._loop(tasks)
         stopped = self._search(self.loop)
         self.search_s = time.monotonic() - self.search_began
@@ -109,7 +114,7 @@ class SearchRun:
         log.add_tasks(known.id, variant_name(self.model), base.target, calls)
         return TrialLoop(
             tasks, search, self.database, self.keys, self.target, self.builder, self.runner,
-            self.job_id, self.limits.trials, self.threads, self._count, self.should_stop,
+            self.job_id, self.limits.trials, self.threads, self._count, self._over,
         )  # fmt: skip
 
     def _neighbours(self, search: Search, task: Task) -> list[Record]:
@@ -202,6 +207,11 @@ class SearchRun:
         """Trials per second of this run's search."""
         spent = self.search_s or time.monotonic() - self.search_began
         return self.new / max(spent, 1e-9)
+
+    def _over(self) -> bool:
+        """Whether what is left of a batch is given up."""
+        left = self._budget_left()
+        return self.should_stop() or (left is not None and left <= 0)
 
     def _budget_left(self) -> float | None:
         if self.limits.budget_s is None:

@@ -25,6 +25,7 @@ KINDS = frozenset({
 })
 # fmt: on
 _MAX_INSTRUCTIONS = 10_000
+_MAX_ANSWER = 1 << 31
 # These annotations make the code generator read source code out of the annotation.
 _CODE = ("pragma_import", "import_c", "import_llvm")
 
@@ -48,6 +49,19 @@ def check_trace(trace: Any) -> None:
             raise InputError(f"a trace with the instruction {str(kind)[:40]!r} is not replayed")
         if kind == "Annotate" and any(str(a).startswith(_CODE) for a in _flat(attributes)):
             raise InputError("a trace that annotates source code to be compiled is not replayed")
+    for decision in decisions:
+        _check_decision(decision, instructions)
+
+
+def _check_decision(decision: Any, instructions: list[Any]) -> None:
+    """A decision is the number of a sampling instruction and its answer; TVM does not look."""
+    fits = isinstance(decision, list) and len(decision) == 2 and type(decision[0]) is int
+    if not fits or not 0 <= decision[0] < len(instructions):
+        raise InputError("a decision of a trace is the number of an instruction and its answer")
+    if not str(instructions[decision[0]][0]).startswith("Sample"):
+        raise InputError("a trace that decides what no instruction asks is not replayed")
+    if not all(type(value) is int and abs(value) <= _MAX_ANSWER for value in _flat(decision[1])):
+        raise InputError("the answer of a decision is an integer, or a list of them")
 
 
 def _flat(value: Any) -> list[Any]:

@@ -162,6 +162,41 @@ def changed_trace(instruction: Any) -> Any:
     return change
 
 
+def decided(decision: Any) -> Any:
+    def change(line: Any) -> Any:
+        line[1][0][1] = [decision]
+        return line
+
+    return change
+
+
+@pytest.fixture(autouse=True)
+def no_process_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting one for each of these small files would take longer than the tests."""
+    if "elsewhere" not in request.node.name:
+        monkeypatch.setattr("lepton_tvm.tuning.metaschedule_json._try_elsewhere", lambda _: None)
+
+
+def test_files_are_read_elsewhere_first_so_that_a_crash_of_tvms_reader_is_told(
+    db: Database, tmp_path: Path
+) -> None:
+    def endless(line: Any) -> Any:
+        """The kernel's root holds itself."""
+        graph = json.loads(base64.b64decode(line[1])[8:])
+        root = graph["nodes"][graph["root_index"]]
+        root["data"] = {name: graph["root_index"] for name in root["data"]}
+        text = json.dumps(graph).encode()
+        return [line[0], base64.b64encode(len(text).to_bytes(8, "little") + text).decode()]
+
+    assert import_metaschedule(db, rewritten(tmp_path / "good")).records == 1
+    before = db.tuning.count()
+    with pytest.raises(
+        InputError, match=r"TVM's reader crashes on these files \(killed by SIGSEGV"
+    ):
+        import_metaschedule(db, rewritten(tmp_path / "bad", endless))
+    assert db.tuning.count() == before
+
+
 @pytest.mark.parametrize(
     ("kernel", "record", "message"),
     [
@@ -195,6 +230,11 @@ def test_files_that_are_not_metaschedules(
             "annotates source code",
         ),
         (changed_trace(["GetLoops", ["b9"], [], ["l9"]]), "does not fit its kernel"),
+        (decided([99999, 1]), "the number of an instruction"),
+        (decided([-1, 1]), "the number of an instruction"),
+        (decided([True, 1]), "the number of an instruction"),
+        (decided([0, 1]), "what no instruction asks"),
+        (lambda line: [0, [line[1][0], [1.0] * 20_000, *line[1][2:]]], "10000 at most"),
         (lambda line: [0, [line[1][0], [1.0], None, None]], "names no target"),
         (lambda line: [0, [line[1][0], ["x"], line[1][2], None]], "times are not numbers"),
     ],
