@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -95,4 +96,22 @@ def main() -> None:
     args = sys.argv[1:]
     debug = "--debug" in args or bool(os.environ.get("LEPTON_TVM_DEBUG"))
     set_debug(debug)
-    app(args=[a for a in args if a != "--debug"], prog_name="lepton-tvm")
+    sys.exit(_run([a for a in args if a != "--debug"]))
+
+
+def _run(args: list[str]) -> int:
+    """The exit code of a command line; what is wrong with its words is told as JSON, too."""
+    try:
+        return int(app(args=args, prog_name="lepton-tvm", standalone_mode=False) or 0)
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        # click's, of whichever of its copies typer uses
+        if not hasattr(error, "format_message") or not hasattr(error, "show"):
+            raise
+        error.show()
+        code = int(getattr(error, "exit_code", 2))
+        if "--json" in args:
+            told = {"error": error.format_message(), "exit_code": code}
+            print(json.dumps(told, indent=2))
+        return code

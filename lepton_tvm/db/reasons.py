@@ -8,6 +8,9 @@ from pathlib import Path
 __all__ = ["is_damage", "postgres_reason", "sqlite_reason", "write_rights"]
 
 
+_DAMAGE = ("malformed", "corrupt", "not a database", "could not decode to utf-8")
+
+
 def sqlite_reason(text: str, file: Path | None) -> str:
     """A sentence for the text of a SQLite error."""
     low = text.lower()
@@ -29,7 +32,10 @@ def sqlite_reason(text: str, file: Path | None) -> str:
 def is_damage(text: str) -> bool:
     """Whether a SQLite error says that the file itself is not what it should be."""
     low = text.lower()
-    return "malformed" in low or "corrupt" in low or "not a database" in low
+    return any(
+        told in low
+        for told in ("malformed", "corrupt", "not a database", "could not decode to utf")
+    )
 
 
 def postgres_reason(text: str, state: str | None, user: str | None) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ def import_records(database: Database, path: str | Path) -> TransferReport:
     return TransferReport(inserted.added, len(blobs), (*skipped, *inserted.told()))
 
 
+# RuntimeError: encrypted, packed in another way, or nested too deeply.
+_UNREADABLE = (
+    OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ValueError, RuntimeError,
+)  # fmt: skip
+
+
 def read_export(
     path: str | Path,
 ) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, bytes]]:
@@ -92,9 +99,17 @@ def read_export(
             return _read_rows(archive, path), _read_artifacts(archive, path)
     except FileNotFoundError:
         raise InputError(f"export {path} does not exist") from None
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError) as e:
-        if isinstance(e, InputError):
-            raise
+    except InputError:
+        raise
+    # encrypted, packed in another way or nested too deeply: RuntimeError
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        ValueError,
+        RuntimeError,
+    ) as e:
         raise InputError(f"export {path} cannot be read: {e}") from e
 
 

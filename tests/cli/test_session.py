@@ -141,3 +141,25 @@ def test_closed_pipe_is_no_traceback() -> None:
     line = f"{sys.executable} -m lepton_tvm.cli doctor | true"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tune", "m.onnx", "--trials", "0"], "--trials"),
+        (["compile"], "MODEL"),
+        (["compile", "m.onnx", "--no-such-option"], "--no-such-option"),
+        (["no-such-command"], "no-such-command"),
+    ],
+)
+def test_a_wrong_command_line_answers_json_too(words: list[str], told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lepton_tvm.cli", *words, "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    answer = json.loads(done.stdout)
+    assert answer["exit_code"] == 2
+    assert told in answer["error"]
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

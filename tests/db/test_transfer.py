@@ -154,3 +154,31 @@ def test_gc_removes_only_what_nothing_names(filled: Database) -> None:
     assert report.damaged == ()
     filled.artifact_path(filled.artifacts()[0]).write_bytes(b"x")
     assert "is damaged" in gc(filled).damaged[0]
+
+
+@pytest.mark.parametrize("harm", ["deep", "damaged", "encrypted", "packed otherwise"])
+def test_exports_that_cannot_be_unpacked_are_told(
+    filled: Database, tmp_path: Path, harm: str
+) -> None:
+    path = tmp_path / "e.zip"
+    if harm == "deep":
+        transfer.export_records(filled, path)
+        path = rewrite(path, about_json="[" * 100_000)
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("about.json", "{}" * 1000)
+            archive.writestr("records.jsonl", "")
+        data = bytearray(path.read_bytes())
+        central = data.index(b"PK\x01\x02")
+        if harm == "damaged":
+            data[40:48] = b"\xff" * 8
+        elif harm == "encrypted":
+            data[6] |= 1
+            data[central + 8] |= 1
+        else:
+            data[8], data[central + 10] = 97, 97
+        path.write_bytes(bytes(data))
+    with open_database(str(tmp_path / "copy.db")) as copy:
+        with pytest.raises(InputError, match="cannot be read"):
+            transfer.import_records(copy, path)
+        assert copy.tuning.count()["trials"] == 0
