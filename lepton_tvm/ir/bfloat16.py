@@ -15,7 +15,16 @@ import tvm
 from tvm import tirx
 from tvm.tirx.op import register_intrin_lowering
 
-__all__ = ["HELPERS", "bits", "dot_helper", "element_type", "from_bits", "narrowed", "widened"]
+__all__ = [
+    "HELPERS",
+    "bits",
+    "dot_helper",
+    "element_type",
+    "from_bits",
+    "load_kernel",
+    "narrowed",
+    "widened",
+]
 
 # Vectors of up to this many values are rounded by one call; the widest that schedules make.
 _WIDEST = 64
@@ -54,6 +63,12 @@ def narrowed(value: Any) -> Any:
     """
     scalar = tirx.convert(value)
     return from_bits(tirx.call_intrin("uint16", _rounding_op(), scalar))
+
+
+def load_kernel(text: str) -> tvm.IRModule:
+    """Inverse of `tvm.ir.save_json` for kernels, which may hold the op that rounds."""
+    _rounding_op()  # in a process that has lowered nothing TVM does not know it
+    return tvm.ir.load_json(text)
 
 
 def dot_helper(lanes: int) -> str:

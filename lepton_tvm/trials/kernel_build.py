@@ -20,6 +20,7 @@ from tvm import s_tir, tirx
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.device_build import build_device
 from lepton_tvm.errors import ArtifactError, CompileError, LeptonError
+from lepton_tvm.ir.bfloat16 import load_kernel
 from lepton_tvm.pipeline import TIR_PIPELINE, build_context
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
@@ -114,7 +115,7 @@ def _schedule(request: BuildRequest, goal: Target) -> _Scheduled:
 @functools.lru_cache(maxsize=128)
 def _function(module: str) -> tirx.PrimFunc:
     """The unscheduled function; candidates of one task come one after the other."""
-    return tvm.ir.load_json(module)["main"].with_attr("global_symbol", "main")
+    return load_kernel(module)["main"].with_attr("global_symbol", "main")
 
 
 def _by_template(module: tvm.IRModule, goal: Target, decided: Decided) -> _Scheduled:

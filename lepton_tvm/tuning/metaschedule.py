@@ -15,6 +15,7 @@ from tvm.s_tir.meta_schedule.database import PyDatabase, TuningRecord, Workload
 from lepton_tvm.artifact.manifest import versions
 from lepton_tvm.db import Database, Trial, TrialKey
 from lepton_tvm.errors import InputError
+from lepton_tvm.ir.bfloat16 import load_kernel
 from lepton_tvm.kernels import kernel_hash
 from lepton_tvm.measure import this_machine
 from lepton_tvm.tuning.traces import check_trace
@@ -155,7 +156,7 @@ class LeptonDatabase(PyDatabase):
             stored = self.database.tuning.workload(name)
             if stored is None:
                 raise InputError(f"kernel {name} is not in {self.database.url}")
-            self.workloads[name] = Workload(tvm.ir.load_json(stored[1]))
+            self.workloads[name] = Workload(load_kernel(stored[1]))
         return self.workloads[name]
 
     def _record(self, trial: Trial, workload: Workload) -> TuningRecord:

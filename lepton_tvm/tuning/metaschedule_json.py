@@ -26,6 +26,7 @@ from lepton_tvm.artifact.manifest import versions
 from lepton_tvm.artifact.writer import write_atomic
 from lepton_tvm.db import Database, Trial, TrialKey
 from lepton_tvm.errors import InputError
+from lepton_tvm.ir.bfloat16 import load_kernel
 from lepton_tvm.measure import this_machine
 from lepton_tvm.targets import parse_target
 from lepton_tvm.trials.processes import child_environment, describe_end
@@ -90,7 +91,7 @@ def export_metaschedule(
                 lines[name] = len(workloads)
                 stored = database.tuning.workload(name)
                 assert stored is not None  # held by a foreign key
-                kernel = Workload(tvm.ir.load_json(stored[1]))
+                kernel = Workload(load_kernel(stored[1]))
                 workloads.append(json.dumps(plain(kernel.as_json())))
             record = [trial.trace, trial.samples_s, target, None]
             records.append(json.dumps([lines[name], record]))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tvm import te
 
 from lepton_tvm.errors import InputError, TrialError
+from lepton_tvm.ir.bfloat16 import narrowed
 from lepton_tvm.trials import BuildRequest, Built, ParallelBuilder, kernel_build
 from lepton_tvm.trials.kernel_build import try_build
-from tests.trials.kernels import line, product, request
+from tests.trials.kernels import line, module_of, product, request
 
 
 def by_id(answers: Any) -> dict[str, Built]:
@@ -49,6 +51,15 @@ def test_a_template_tells_what_it_asked_and_its_trace_builds_the_same(
     assert answers["other"].decisions == {name: other}
     assert answers["other"].trace != first.trace
     assert answers["replayed"].state == "ok", answers["replayed"].error
+
+
+def test_a_builder_knows_how_bfloat16_is_rounded(builder: ParallelBuilder) -> None:
+    """The op for it is ours; the workers have lowered no model that would have made it known."""
+    x = te.placeholder((64,), "float32", "x")
+    module = module_of([x], te.compute((64,), lambda i: narrowed(x[i]), "y"))
+    asked = dataclasses.replace(request("rounds", module), target="x86:bf16")
+    (built,) = builder.build([asked])
+    assert built.state == "ok", built.error
 
 
 def test_no_requests_no_answers(builder: ParallelBuilder) -> None:
