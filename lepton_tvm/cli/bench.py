@@ -71,6 +71,8 @@ def bench(
 ) -> Output:
     """Time a model's precisions beside other engines, in turns."""
     if model is None:
+        if tracker is not None or key is not None:
+            raise InputError("--peak measures this machine alone: run it on the device itself")
         return _peaks(peak, threads)
     with progress(f"reading {model}") as say:
         from lepton_tvm.bench import bench as run

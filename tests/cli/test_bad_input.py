@@ -160,3 +160,9 @@ def test_database_that_is_another_file(lepton: Lepton) -> None:
 def test_output_in_a_folder_that_is_not_there(lepton: Lepton) -> None:
     ended = lepton("compile", model_path(), "-o", "nowhere/model.so")
     assert_refused(ended, "nowhere", "does not exist")
+
+
+def test_the_peak_of_a_device_is_not_measured_from_here(lepton: Lepton) -> None:
+    ended = lepton("bench", "--peak", "--tracker", "127.0.0.1:9190", "--key", "k")
+    assert ended.code == 2
+    assert "--peak measures this machine alone: run it on the device itself" in ended.err
