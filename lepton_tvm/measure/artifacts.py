@@ -67,6 +67,7 @@ class LocalArtifacts:
 
     def __init__(self) -> None:
         self._nets: dict[str, Net] = {}
+        self._opened: dict[str, tuple[Path, int]] = {}
 
     @property
     def machine(self) -> Machine:
@@ -81,6 +82,7 @@ class LocalArtifacts:
         """As `ArtifactPlace` says. Raises ArtifactError and TargetError as `load` does."""
         for sha256, path in paths.items():
             self._nets[sha256] = load(path, threads=threads)
+            self._opened[sha256] = path, threads
         return {sha256: self._nets[sha256].manifest for sha256 in paths}
 
     def infer(self, sha256: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -111,14 +113,17 @@ class LocalArtifacts:
         `rounds.warmup_s` is not used: one run warms up for each sample.
         """
         found: dict[str, list[list[float]]] = {sha256: [] for sha256 in artifacts}
-        for nets in self._instances(artifacts):
+        opened = {sha256: self._place(sha256) for sha256 in artifacts}
+        self._nets.clear()  # many may be profiled at once; loaded again where they are asked for
+        for _ in range(_INSTANCES):
             made = {
-                sha256: CallProfiler(net.path, dict(inputs), net.threads)
-                for sha256, net in nets.items()
+                sha256: CallProfiler(path, dict(inputs), threads)
+                for sha256, (path, threads) in opened.items()
             }
-            with pinned(made[artifacts[0]].run, nets[artifacts[0]].threads, _cpus()):
+            with pinned(made[artifacts[0]].run, opened[artifacts[0]][1], _cpus()):
                 for sha256, rows in _kernel_rounds(made, _share(rounds)).items():
                     found[sha256] += rows
+            made.clear()
         return found
 
     def _instances(self, artifacts: Sequence[str]) -> Iterator[dict[str, Net]]:
@@ -129,9 +134,16 @@ class LocalArtifacts:
             yield {sha256: load(net.path, threads=net.threads) for sha256, net in opened.items()}
 
     def _net(self, sha256: str) -> Net:
+        path, threads = self._place(sha256)
         if sha256 not in self._nets:
-            raise InputError(f"artifact {sha256[:12]} was not opened")
+            self._nets[sha256] = load(path, threads=threads)
         return self._nets[sha256]
+
+    def _place(self, sha256: str) -> tuple[Path, int]:
+        """Where an opened artifact lies, and the threads it was opened with."""
+        if sha256 not in self._opened:
+            raise InputError(f"artifact {sha256[:12]} was not opened")
+        return self._opened[sha256]
 
 
 def _share(rounds: Rounds) -> Rounds:

@@ -29,8 +29,9 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The names of the makers, joined."""
-        return "+".join(self.makers)
+        """The names of the makers with their copies, joined: no two groups share it."""
+        parts = zip(self.makers, self.copies, strict=True)
+        return "+".join(name if count == 1 else f"{name}*{count}" for name, count in parts)
 
     @property
     def channels(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
@@ -85,6 +85,9 @@ def check_shapes(mod: tvm.IRModule) -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(
+    recipe=Recipe((("concat", 8), ("grouped", 8)), False, 0), ratio=0.5, round_to=1, scope="group"
+)
 @given(
     recipe=RECIPES,
     ratio=st.floats(0.05, 0.95),
