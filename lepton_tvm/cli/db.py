@@ -165,7 +165,7 @@ def merge_other(
     other: Other, artifacts: WithArtifacts = False, db: Db = None, as_json: Json = False
 ) -> Output:
     """Add the records of another database, which may be a stranger's."""
-    from lepton_tvm.cli.db_view import printable
+    from lepton_tvm.cli.terminal import printable
     from lepton_tvm.db.merge import merge, reading_other
 
     def check() -> None:

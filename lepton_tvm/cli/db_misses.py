@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton_tvm.cli.db_view import heading, lines, printable
+from lepton_tvm.cli.db_view import heading, lines
+from lepton_tvm.cli.terminal import printable
 
 __all__ = ["misses_text"]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Machines", "grid", "heading", "lines", "number", "printable"]
+from lepton_tvm.cli.terminal import printable
+
+__all__ = ["Machines", "grid", "heading", "lines", "number"]
 
 
 def grid(
@@ -86,8 +88,3 @@ class Machines:
 def number(value: Any, form: str = "") -> str:
     """A number in that form; nothing for None."""
     return "" if value is None else format(value, form)
-
-
-def printable(text: str) -> str:
-    """A text of a record, without what would steer the terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -135,7 +135,6 @@ def _needs(data: dict[str, Any]) -> str:
 def _artifact_view(data: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
     head = [
@@ -150,4 +149,4 @@ def _artifact_view(data: dict[str, Any]) -> Any:
     for kernel in data["kernels"]:
         fields = ("name", "op", "precision", "isa", "instruction", "macs", "schedule")
         table.add_row(*("" if kernel.get(f) is None else str(kernel[f]) for f in fields))
-    return Group(Text("\n".join(head)), table)
+    return Group("\n".join(head), table)

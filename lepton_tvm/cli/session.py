@@ -19,6 +19,7 @@ from typing import IO, Any, get_type_hints
 
 import typer
 
+from lepton_tvm.cli.terminal import console, lines_of, printable
 from lepton_tvm.errors import LeptonError
 
 __all__ = ["Output", "command", "new_app", "progress", "set_debug"]
@@ -107,15 +108,15 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
 
         def say(step: str) -> None:
-            print(step, file=sys.stderr, flush=True)
+            print(lines_of(step), file=sys.stderr, flush=True)
 
         say(text)
         yield say
         return
-    from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(text) as status:
-        yield lambda step: status.update(step)
+    with console().status(Text(printable(text))) as status:
+        yield lambda step: status.update(Text(printable(step)))
 
 
 class _Interrupt:
@@ -172,14 +173,14 @@ def _worked(
         hint = "" if _debug else " (run again with --debug for the traceback)"
         return _fail(text + hint, 1, as_json, stdout)
     if output.problem:
-        print(f"error: {output.problem}", file=sys.stderr)
+        print(f"error: {lines_of(output.problem)}", file=sys.stderr)
     return output.code
 
 
 def _fail(text: str, code: int, as_json: bool, stdout: IO[str]) -> int:
     if _debug:
         traceback.print_exc()
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {lines_of(text)}", file=sys.stderr)
     if as_json:
         _write({"error": text, "exit_code": code}, True, stdout)
     return code
@@ -189,19 +190,15 @@ def _write(answer: Any, as_json: bool, stdout: IO[str]) -> None:
     if as_json:
         print(json.dumps(_finite(answer), indent=2, allow_nan=False), file=stdout)
     elif isinstance(answer, str):
-        print(answer, file=stdout)
+        print(lines_of(answer), file=stdout)
+    elif (screen := console(stdout)).is_terminal:
+        screen.print(answer)
     else:
-        from rich.console import Console
-
-        console = Console(file=stdout)
-        if console.is_terminal:
-            console.print(answer)
-        else:
-            console = Console(file=stdout, width=160)
-            with console.capture() as text:
-                console.print(answer)
-            # rich fills lines with spaces up to the width of their table
-            print("\n".join(line.rstrip() for line in text.get().splitlines()), file=stdout)
+        paper = console(stdout, width=160)
+        with paper.capture() as text:
+            paper.print(answer)
+        # rich fills lines with spaces up to the width of their table
+        print("\n".join(line.rstrip() for line in text.get().splitlines()), file=stdout)
     stdout.flush()
 
 

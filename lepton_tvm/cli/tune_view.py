@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lepton_tvm.cli.terminal import console
+
 if TYPE_CHECKING:
     from lepton_tvm.tuning import Status, TaskResult, TuneResult
 
@@ -79,11 +81,10 @@ def result_table(result: TuneResult) -> Any:
 
 @contextlib.contextmanager
 def _live(title: str) -> Iterator[Callable[[Status], None]]:
-    from rich.console import Console
     from rich.live import Live
 
     shown = 0.0
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    with Live(console=console(), auto_refresh=False, transient=True) as live:
 
         def show(status: Status) -> None:
             nonlocal shown

@@ -6,6 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from lepton_tvm.compare.result import Comparison, Variant
@@ -49,11 +50,13 @@ class History:
         from rich.console import Console
 
         out = io.StringIO()
-        Console(file=out, width=110, color_system=None).print(self)
+        Console(file=out, width=110, color_system=None, markup=False, emoji=False).print(self)
         return out.getvalue().rstrip()
 
 
-def history(model: Model | str | None = None, *, db: str | Database | None = None) -> History:
+def history(
+    model: Model | str | None = None, *, db: str | PathLike[str] | Database | None = None
+) -> History:
     """Read stored comparisons; nothing is run. `model` and `db` as in `compare`.
 
     Of runs on one machine (hardware fingerprint), for one target and number of threads, the newest

@@ -110,7 +110,7 @@ class Comparison:
         from rich.console import Console
 
         out = io.StringIO()
-        Console(file=out, width=110, color_system=None).print(self)
+        Console(file=out, width=110, color_system=None, markup=False, emoji=False).print(self)
         return out.getvalue().rstrip()
 
     def _notes(self, variant: Variant) -> list[str]:
