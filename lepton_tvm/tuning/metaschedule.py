@@ -84,13 +84,23 @@ class LeptonDatabase(PyDatabase):
         """Store the kernel if it is not there yet."""
         name = workload_hash(mod)
         if name not in self.workloads:
-            title = mod.get_global_vars()[0].name_hint
-            self.database.tuning.add_workload(name, title, tvm.ir.save_json(mod))
+            if not self.has_workload(mod):
+                title = mod.get_global_vars()[0].name_hint
+                self.database.tuning.add_workload(name, title, tvm.ir.save_json(mod))
             self.workloads[name] = Workload(mod)
         return self.workloads[name]
 
     def commit_tuning_record(self, record: TuningRecord) -> None:
-        """Store one trial; one that is there already stays as it is."""
+        """Store one trial, and its kernel; one that is there already stays as it is.
+
+        Raises InputError for a record of another target.
+        """
+        if record.target is not None and target_text(record.target) != self.parts["target"]:
+            raise InputError(
+                f"a record for target {target_text(record.target)} does not belong among those "
+                f"for {self.parts['target']}; make a LeptonDatabase for its target"
+            )
+        self.commit_workload(record.workload.mod)
         key = self.key(self._name(record.workload))
         trace = record.as_json()[0]
         times = None if record.run_secs is None else [float(t) for t in record.run_secs]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tvm
 from tvm.ir.utils import derived_object
-from tvm.s_tir.meta_schedule.database import JSONDatabase, TuningRecord
+from tvm.s_tir.meta_schedule.database import JSONDatabase, TuningRecord, Workload
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
@@ -97,6 +97,32 @@ def test_it_answers_for_its_target_and_machine_only(db: Database) -> None:
         assert len(other) == 0
         assert other.query_ir_module(Scale, TARGET, "main") is None
         assert other.query_ir_module(Scale, wider, "main") is None
+
+
+def test_a_record_of_another_target_is_refused(db: Database) -> None:
+    wider = tvm.target.Target({"kind": "llvm", "num-cores": 2})
+    here = LeptonDatabase(db, TARGET, "cpu0")
+    # TVM gives the message of an error, not its class
+    with pytest.raises((InputError, RuntimeError), match=r"num-cores\D+2.* does not belong"):
+        fill(here, {4: 4e-3}, wider)
+    assert len(here) == 0
+
+
+def test_a_record_brings_its_kernel(db: Database) -> None:
+    kernel, trace = Workload(Scale), scheduled(4).trace
+    ours = LeptonDatabase(db, TARGET, "cpu0")
+    ours.commit_tuning_record(TuningRecord(trace, kernel, [4e-3], TARGET, None))
+    assert LeptonDatabase(db, TARGET, "cpu0").query_tuning_record(Scale, TARGET, "main") is not None
+
+
+def test_a_read_only_database_answers(db: Database, tmp_path: Path) -> None:
+    fill(LeptonDatabase(db, TARGET, "cpu0"), {4: 4e-3})
+    db.close()
+    (tmp_path / "lepton.db").chmod(0o444)
+    with open_database(str(tmp_path / "lepton.db")) as readonly:
+        assert readonly.readonly
+        ours = LeptonDatabase(readonly, TARGET, "cpu0")
+        assert ours.query_tuning_record(Scale, TARGET, "main") is not None
 
 
 def test_to_metaschedules_files_and_back(db: Database, tmp_path: Path) -> None:
