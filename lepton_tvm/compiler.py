@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lepton_tvm.tuning.keys import tuned_by
 
 __all__ = ["CompiledArtifact", "compile", "variant_name"]
 
-Db = Database | str | bool | None
+Db = Database | str | PathLike[str] | bool | None
 
 
 @dataclass(frozen=True)

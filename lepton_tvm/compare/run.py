@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ Array = npt.NDArray[Any]
 def compare(
     model: Model | str | None = None,
     *,
-    db: str | Database | None = None,
+    db: str | PathLike[str] | Database | None = None,
     data: Any = None,
     threads: int = 1,
     target: str | None = None,

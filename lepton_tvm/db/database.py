@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,10 @@ _ELSEWHERE = (
 
 
 def open_database(
-    url: str | Database | None = None, *, busy_seconds: float = BUSY_SECONDS, create: bool = True
+    url: str | PathLike[str] | Database | None = None,
+    *,
+    busy_seconds: float = BUSY_SECONDS,
+    create: bool = True,
 ) -> Database:
     """Open a database, upgrading it where needed; without `create` it must be there already.
 

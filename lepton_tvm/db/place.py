@@ -35,16 +35,20 @@ class Place:
         return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
-def parse_url(url: str | None) -> Place:
+def parse_url(url: str | os.PathLike[str] | None) -> Place:
     """Check a database URL (default: LEPTON_TVM_DB, else `sqlite:///lepton.db`).
 
     A plain path of a file is taken for SQLite. Raises DatabaseInputError.
     """
-    text = url or os.environ.get("LEPTON_TVM_DB") or DEFAULT_URL
-    if "://" not in text:
-        text = f"sqlite:///{text}"
+    if not isinstance(url, str | os.PathLike | None):
+        raise DatabaseInputError(
+            f"{url!r} is not a database: give an open one, a file or a URL (sqlite:///FILE, "
+            "postgresql+psycopg://USER@HOST/NAME), or None for the default"
+        )
+    text = os.fspath(url or "") or os.environ.get("LEPTON_TVM_DB") or DEFAULT_URL
     try:
-        parsed = make_url(text)
+        # a file may be called as no URL could be written: "what?.db"
+        parsed = make_url(text) if "://" in text else URL.create("sqlite", database=text)
     except (ArgumentError, ValueError):
         shown = re.sub(r"://[^/@]*@", "://***@", text)
         raise DatabaseInputError(

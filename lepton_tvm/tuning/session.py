@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 from lepton_tvm.artifact.writer import check_output
@@ -30,7 +31,7 @@ def tune(
     target: str | Target = "native",
     trials: int | None = None,
     budget: str | float | None = None,
-    db: str | Database | None = None,
+    db: str | PathLike[str] | Database | None = None,
     output: str | Path | None = None,
     variant: str | None = None,
     winograd: bool = True,
@@ -121,7 +122,7 @@ def _check(model: Model, trials: int | None, budget: object, threads: int) -> No
 
 
 @contextmanager
-def _opened(db: str | Database | None) -> Iterator[Database]:
+def _opened(db: str | PathLike[str] | Database | None) -> Iterator[Database]:
     if isinstance(db, Database):
         yield db
         return

@@ -49,6 +49,23 @@ def test_urls_that_cannot_be(url: str, message: str, monkeypatch: pytest.MonkeyP
         open_database(url)
 
 
+@pytest.mark.parametrize("name", ["what?.db", "a%20b #1.db", "b\u00fccher.db"])
+def test_paths_are_taken_as_they_are(name: str, tmp_path: Path) -> None:
+    for path in (tmp_path / name, str(tmp_path / name)):
+        with open_database(path) as database:
+            database.add_model("m", "0" * 64, [], [])
+            assert len(database.models()) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {name}
+
+
+@pytest.mark.parametrize("place", [False, 3, b"lepton.db"])
+def test_what_is_no_place(place: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatabaseError, match="is not a database: give"):
+        open_database(place)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEPTON_TVM_ARTIFACTS", str(tmp_path))
     url = "postgresql+psycopg://me:secret@localhost:1/name"
