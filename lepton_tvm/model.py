@@ -78,10 +78,11 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """`int8` or `bfloat16` when the model was quantized, else `float32`."""
+        """`int8` or `bfloat16` when the model was quantized, here or before, else `float32`."""
         done = [s.options.get("method") for s in self.recipe if s.name == "quantize"]
         if not done:
-            return "float32"
+            came = (s.options.get("precision") for s in self.recipe if s.name == "load")
+            return next(came, None) or "float32"
         return "bfloat16" if done[-1] == "bfloat16" else "int8"
 
     def to_json(self) -> dict[str, Any]:

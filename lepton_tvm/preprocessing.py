@@ -32,7 +32,7 @@ def fold_preprocessing(
     Raises InputError for a quantized model, an unknown input, one that is no float picture, or
     constants that do not fit its channels.
     """
-    if model.precision != "float32":
+    if any(step.name == "quantize" for step in model.recipe):
         raise InputError(
             f"model '{model.name}' is quantized already; fold preprocessing into the float model"
         )

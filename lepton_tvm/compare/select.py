@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +60,18 @@ def select(
     if not baselines:
         raise InputError(
             f"no float baseline of model {record.name!r} for target {chosen} in {database.url}: "
-            f"compile the model without --quantize and --prune for this target first "
-            f"(stored: {', '.join(sorted(newest))})"
+            f"{_no_baseline(newest.values())} (stored: {', '.join(sorted(newest))})"
         )
     variants = tuple(a for a in newest.values() if not a.is_baseline)
     return Selection(record, baselines[0], variants, tuple(skipped))
+
+
+def _no_baseline(stored: Iterable[Artifact]) -> str:
+    """What to do where there is nothing to compare with."""
+    loads = [step for a in stored for step in a.manifest["recipe"] if step["name"] == "load"]
+    if any(step["options"].get("precision") for step in loads):
+        return "its file is quantized already; compile the float model it was made of, and see bench"
+    return "compile the model without --quantize and --prune for this target first"
 
 
 def find_model(database: Database, model: Model | str | None) -> ModelRecord:

@@ -137,8 +137,17 @@ def _canonical(
     fields = result.fields if hasattr(result, "fields") else [result]
     outputs = [_info(n, ty) for n, ty in zip(names[1], fields, strict=True)]
     options: dict[str, Any] = {"shapes": {k: list(v) for k, v in shapes.items()}}
+    if _is_quantized(main):
+        options["precision"] = "int8"
     step = Step("load", options, tuple(reports))
     return Model(module, tuple(inputs), tuple(outputs), name, sha256, (step,))
+
+
+def _is_quantized(main: Any) -> bool:
+    """Whether somebody else has quantized activations of the model (QDQ form)."""
+    from lepton_tvm.ir.graph import definitions, op_name
+
+    return any(op_name(value) == "relax.quantize" for value in definitions(main).values())
 
 
 def _info(name: str, type_: Any) -> TensorInfo:

@@ -10,7 +10,10 @@ import pytest
 from tvm import relax
 
 from lepton_tvm import pipeline
-from lepton_tvm.frontend import load_model
+from lepton_tvm.compare import compare
+from lepton_tvm.compiler import compile, variant_name
+from lepton_tvm.errors import InputError
+from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.ir import graph as g
 from lepton_tvm.model import Model
 from lepton_tvm.passes.constant_folding import fold_constant_call
@@ -18,6 +21,7 @@ from lepton_tvm.passes.quantize import qparams as qp
 from lepton_tvm.passes.quantize.annotate import annotate
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.qparams import QParams
+from lepton_tvm.quantization import quantize
 from lepton_tvm.targets import parse_target
 from tests.frontend.models import Graph, run_reference
 from tests.quantize.graphs import Net, int_conv2d, net
@@ -89,7 +93,17 @@ def test_signed_and_unsigned_models_compute_in_integers_what_onnx_runtime_does(
 
 
 def test_what_is_quantized_already_is_said_to_be(tmp_path: Path) -> None:
-    plan = annotate(load_model(qdq_model("int8", tmp_path)).module)
+    model = load_model(qdq_model("int8", tmp_path))
+    assert (model.precision, variant_name(model)) == ("int8", "int8")
+    save_model(model, tmp_path / "m.lepton")
+    assert load_model(tmp_path / "m.lepton").precision == "int8"
+    with pytest.raises(InputError, match="quantized already; start from the float model"):
+        quantize(model, {"x": np.zeros((1, 16, 9, 9), np.float32)})
+    database = tmp_path / "lepton.db"
+    compile(model, db=database)
+    with pytest.raises(InputError, match=r"no float baseline .* quantized already.*stored: int8"):
+        compare(db=database)
+    plan = annotate(model.module)
     assert plan.anchors == ()
     reasons = {s.name: s.reason for s in plan.skipped}
     for name in ("conv2d_0", "conv2d_1", "matmul_0"):
