@@ -51,7 +51,7 @@ Patience = Annotated[
         help="End the search early when N trials in a row brought less than 0.1 %; 0: never.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the search.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the search.")]
 
 
 @command(app, "tune")
@@ -84,9 +84,11 @@ def tune_model(
 
         goal = farm_target(options.target, tracker, key)
     with progress(f"loading {options.model}") as say:
-        from lepton_tvm.tuning import parse_budget, tune
+        from lepton_tvm.tuning.session import check_runs_here, parse_budget, tune
 
         parse_budget(budget)
+        if tracker is None:
+            check_runs_here(goal)
         made = options.prepared(goal, say)
     with (
         follow(f"tuning {made.name} for {goal}") as on_status,

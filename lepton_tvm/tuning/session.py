@@ -20,7 +20,7 @@ from lepton_tvm.tuning.outcome import finish
 from lepton_tvm.tuning.result import TuneResult
 from lepton_tvm.tuning.run import Limits, OnStatus, SearchRun
 
-__all__ = ["parse_budget", "tune"]
+__all__ = ["check_runs_here", "parse_budget", "tune"]
 
 _DEFAULT_TRIALS = 256
 
@@ -67,7 +67,7 @@ def tune(
     """
     goal = parse_target(target) if tracker is None else farm_target(target, tracker, key)
     said: list[str] = []
-    _check(model, trials, budget, threads)
+    _check(model, trials, threads, seed)
     if output is not None:
         check_output(Path(output))
     seconds = parse_budget(budget)
@@ -110,15 +110,23 @@ def parse_budget(budget: str | float | None) -> float | None:
     return value
 
 
-def _check(model: Model, trials: int | None, budget: object, threads: int) -> None:
+def check_runs_here(target: Target) -> None:
+    """Raise TargetError for a target whose kernels this machine cannot time."""
+    if not target.is_native:
+        raise TargetError(
+            f"this machine cannot run code for {target}, so nothing can be timed here: name a "
+            "tracker and a key of devices that can"
+        )
+
+
+def _check(model: Model, trials: int | None, threads: int, seed: int) -> None:
     if not isinstance(model, Model):
         raise InputError(
             f"tune takes a Model, found {type(model).__name__}; load_model makes one of a file"
         )
-    if trials is not None and trials < 1:
-        raise InputError(f"trials is {trials}: it must be at least 1")
-    if threads < 1:
-        raise InputError(f"threads is {threads}: it must be at least 1")
+    for name, value, least in (("trials", trials, 1), ("threads", threads, 1), ("seed", seed, 0)):
+        if value is not None and (type(value) is not int or value < least):
+            raise InputError(f"{name} is {value!r}: it must be an int of at least {least}")
 
 
 @contextmanager
@@ -148,11 +156,8 @@ def _tools(
     threads: int,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Builder, Runner]]:
-    if tracker is None and not target.is_native:
-        raise TargetError(
-            f"this machine cannot run code for {target}, so nothing can be timed here: name a "
-            "tracker and a key of devices that can"
-        )
+    if tracker is None:
+        check_runs_here(target)
     runner = open_runner(tracker, key, threads=threads, say=say)
     try:
         builder = open_builder(builders)

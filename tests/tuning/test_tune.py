@@ -411,6 +411,8 @@ def test_a_budget_ends_the_search(url: str, model: Model) -> None:
     [
         ({"trials": 0}, "trials is 0"),
         ({"threads": 0}, "threads is 0"),
+        ({"trials": "12"}, "trials is '12': it must be an int"),
+        ({"seed": -1}, "seed is -1: it must be an int of at least 0"),
         ({"budget": "x"}, "is not a time"),
     ],
 )
