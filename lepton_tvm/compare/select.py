@@ -70,7 +70,7 @@ def _no_baseline(stored: Iterable[Artifact]) -> str:
     """What to do where there is nothing to compare with."""
     loads = [step for a in stored for step in a.manifest["recipe"] if step["name"] == "load"]
     if any(step["options"].get("precision") for step in loads):
-        return "its file is quantized already; compile the float model it was made of, and see bench"
+        return "its file is quantized already; compile the float model that it was made of"
     return "compile the model without --quantize and --prune for this target first"
 
 
