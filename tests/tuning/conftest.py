@@ -11,7 +11,9 @@ from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model
 from lepton_tvm.quantization import quantize
+from lepton_tvm.tuning import session
 from tests.db.postgres import Server
+from tests.tuning.runs import Flatterer
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,12 @@ def model_file(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(tmp_path: Path) -> str:
     """A database that is not there yet."""
     return f"sqlite:///{tmp_path / 'tune.db'}"
+
+
+@pytest.fixture
+def flattered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are said to be right and ten times faster than they are by themselves."""
+    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
 
 
 @pytest.fixture
