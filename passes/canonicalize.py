@@ -25,6 +25,7 @@ from lepton_tvm.ir.graph import (
 )
 from lepton_tvm.passes import simplify_arithmetic as arithmetic
 from lepton_tvm.passes import simplify_shapes as shapes
+from lepton_tvm.passes import widen_lines as lines
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.constant_folding import MAX_FOLDED_BYTES, fold_constant_call
 from lepton_tvm.passes.quantized_weights import quantized_weights, turn_quantized_weight
@@ -34,7 +35,7 @@ __all__ = ["RULES", "Canonicalize"]
 Rule: TypeAlias = Callable[[GraphBuilder, Expr], "Expr | None"]
 
 _BOUNDS: tuple[Rule, ...] = (arithmetic.merge_bounds,)
-_LINE: tuple[Rule, ...] = (shapes.sink_line_reshape,)
+_LINE: tuple[Rule, ...] = (lines.sink_line_reshape,)
 _REDUCTION: tuple[Rule, ...] = (shapes.keep_reduced_dims,)
 
 # Op -> rules, tried in order; the first that answers wins and the result is visited again.
@@ -49,7 +50,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         arithmetic.drop_neutral,
         arithmetic.fit_constant_rank,
         arithmetic.merge_constants,
-        shapes.sink_line_reshape,
+        lines.sink_line_reshape,
     ),
     "relax.astype": (shapes.drop_same_shape,),
     "relax.broadcast_to": (shapes.drop_same_shape,),
@@ -68,16 +69,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
         arithmetic.drop_neutral,
         arithmetic.fit_constant_rank,
         arithmetic.merge_constants,
-        shapes.sink_line_reshape,
+        lines.sink_line_reshape,
     ),
     "relax.nn.adaptive_avg_pool2d": (arithmetic.global_pool_to_mean,),
-    "relax.nn.avg_pool1d": (shapes.widen_pool1d,),
+    "relax.nn.avg_pool1d": (lines.widen_pool1d,),
     "relax.nn.avg_pool2d": (arithmetic.global_pool_to_mean,),
-    "relax.nn.conv1d": (shapes.widen_conv1d,),
-    "relax.nn.conv1d_transpose": (shapes.widen_conv1d_transpose,),
+    "relax.nn.conv1d": (lines.widen_conv1d,),
+    "relax.nn.conv1d_transpose": (lines.widen_conv1d_transpose,),
     "relax.nn.conv2d": (shapes.fold_pad_into_conv,),
     "relax.nn.leakyrelu": _LINE,
-    "relax.nn.max_pool1d": (shapes.widen_pool1d,),
+    "relax.nn.max_pool1d": (lines.widen_pool1d,),
     "relax.nn.pad": (shapes.drop_same_shape,),
     "relax.nn.relu": _BOUNDS + _LINE,
     "relax.nn.relu6": _BOUNDS,

@@ -8,10 +8,26 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax
 
-from lepton_tvm.ir.graph import Expr, GraphBuilder, const_array, constant, is_constant, shape_of
+from lepton_tvm.ir.graph import (
+    Expr,
+    GraphBuilder,
+    const_array,
+    constant,
+    is_constant,
+    shape_of,
+    with_args,
+)
 from lepton_tvm.passes.simplify_shapes import moves_only_units
 
-__all__ = ["Layouts", "Phases", "Tensor", "last_axis_of", "to_first_axes", "to_last_axes"]
+__all__ = [
+    "Layouts",
+    "Phases",
+    "Tensor",
+    "is_tensor",
+    "last_axis_of",
+    "to_first_axes",
+    "to_last_axes",
+]
 
 
 def to_last_axes(rank: int) -> list[int]:
@@ -33,6 +49,11 @@ def to_first_axes(rank: int) -> list[int]:
 def last_axis_of(axis: int, rank: int) -> int:
     """Where channels-first `axis` (may be negative) stands in channels-last order."""
     return to_first_axes(rank)[axis % rank]
+
+
+def is_tensor(arg: Expr) -> bool:
+    """Whether an argument of an op is a tensor: no tuple, shape or number."""
+    return isinstance(arg, relax.Var) or is_constant(arg)
 
 
 @dataclass(frozen=True)
@@ -147,7 +168,7 @@ class Layouts:
             return relax.Tuple([self._in_first(f) for f in expr.fields])
         if isinstance(expr, tvm.ir.Call) and expr.args:
             args = [self._in_first(a) for a in expr.args]
-            return tvm.ir.Call(expr.op, args, expr.attrs, expr.ty_args)
+            return with_args(expr, args)
         return expr
 
     def _first_of(self, tensor: Tensor) -> Expr:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import tvm
 from tvm import relax
 
 from lepton_tvm.ir.graph import (
@@ -21,8 +20,6 @@ from lepton_tvm.ir.graph import (
 from lepton_tvm.passes.tir_patterns import match_padding
 
 __all__ = [
-    "LINE_ELEMENTWISE",
-    "LINE_SOURCES",
     "compose_permutes",
     "drop_same_shape",
     "fold_pad_into_conv",
@@ -33,30 +30,9 @@ __all__ = [
     "permute_axes",
     "select_known",
     "shape_to_constant",
-    "sink_line_reshape",
     "slice_from_take",
     "to_reshape",
-    "widen_conv1d",
-    "widen_conv1d_transpose",
-    "widen_pool1d",
 ]
-
-# Ops between two ops of one dimension through which a reshape moves down.
-LINE_ELEMENTWISE = (
-    "relax.add",
-    "relax.clip",
-    "relax.multiply",
-    "relax.nn.leakyrelu",
-    "relax.nn.relu",
-    "relax.sigmoid",
-    "relax.tanh",
-)
-LINE_SOURCES = (
-    "relax.nn.avg_pool2d",
-    "relax.nn.conv2d",
-    "relax.nn.conv2d_transpose",
-    "relax.nn.max_pool2d",
-)
 
 
 def permute_axes(call: Expr) -> tuple[int, ...]:
@@ -196,113 +172,3 @@ def slice_from_take(g: GraphBuilder, call: Expr) -> Expr | None:
         return None
     piece = relax.op.strided_slice(data, [axis], [at], [at + 1], [1])
     return relax.op.reshape(piece, shape_of(call))
-
-
-def sink_line_reshape(g: GraphBuilder, call: Expr) -> Expr | None:
-    """add(reshape(x, (n,c,w)), b) -> reshape(add(x, b'), (n,c,w)) for x of shape (n,c,1,w).
-
-    The reshapes around ops of one dimension move down until they meet the next one and vanish; and
-    a bias stays next to its convolution. Only where x comes from such an op, by elementwise ops.
-    """
-    shape = shape_of(call)
-    if len(shape) != 3:
-        return None
-    wide: tuple[int, ...] | None = None
-    args = []
-    for arg in call.args:
-        made = g.value(arg) if isinstance(arg, relax.Var) else arg
-        if op_name(made) == "relax.reshape" and _is_line(g, made.args[0]):
-            wide = shape_of(made.args[0])
-            args.append(made.args[0])
-        else:
-            args.append(arg)
-    if wide is None or (wide[0], wide[1], wide[3]) != shape:
-        return None
-    for i, arg in enumerate(args):
-        array = const_array(arg)
-        if array is not None and array.ndim > 0:
-            full = array.reshape((1,) * (3 - array.ndim) + array.shape)
-            args[i] = constant(full[:, :, None, :])
-        elif array is None and isinstance(arg, relax.Var) and shape_of(arg) != wide:
-            return None
-    made = tvm.ir.Call(call.op, args, call.attrs, call.ty_args)
-    return relax.op.reshape(made, shape)
-
-
-def _is_line(g: GraphBuilder, data: Expr) -> bool:
-    """True for [N,C,1,W] that a convolution or pool made, perhaps with elementwise ops since."""
-    shape = shape_of(data)
-    if len(shape) != 4 or shape[2] != 1:
-        return False
-    made = g.value(data)
-    while op_name(made) in LINE_ELEMENTWISE and isinstance(made.args[0], relax.Var):
-        if made is g.value(made.args[0]):
-            return False
-        made = g.value(made.args[0])
-    return op_name(made) in LINE_SOURCES
-
-
-def widen_pool1d(g: GraphBuilder, call: Expr) -> Expr | None:
-    """max_pool1d, avg_pool1d (NCW) -> reshape, the 2-d pool of height 1, reshape."""
-    attrs = call.attrs
-    if attrs.layout != "NCW" or attrs.out_layout not in ("NCW", "", None):
-        return None
-    n, c, w = shape_of(call.args[0])
-    left, right = (int(p) for p in attrs.padding)
-    two_d = {
-        "relax.nn.avg_pool1d": relax.op.nn.avg_pool2d,
-        "relax.nn.max_pool1d": relax.op.nn.max_pool2d,
-    }
-    pool = two_d[op_name(call)](
-        relax.op.reshape(call.args[0], (n, c, 1, w)),
-        pool_size=[1, int(attrs.pool_size[0])],
-        strides=[1, int(attrs.strides[0])],
-        padding=[0, left, 0, right],
-        dilation=[1, int(attrs.dilation[0])],
-        ceil_mode=bool(attrs.ceil_mode),
-        count_include_pad=bool(attrs.count_include_pad),
-    )
-    return relax.op.reshape(pool, shape_of(call))
-
-
-def widen_conv1d_transpose(g: GraphBuilder, call: Expr) -> Expr | None:
-    """conv1d_transpose (NCW, constant weight) -> reshape, conv2d_transpose, reshape."""
-    weight = const_array(call.args[1])
-    attrs = call.attrs
-    if weight is None or attrs.data_layout != "NCW" or attrs.kernel_layout != "IOW":
-        return None
-    if attrs.out_layout not in ("NCW", "", None):
-        return None
-    n, c, w = shape_of(call.args[0])
-    left, right = (int(p) for p in attrs.padding)
-    conv = relax.op.nn.conv2d_transpose(
-        relax.op.reshape(call.args[0], (n, c, 1, w)),
-        constant(weight[:, :, None, :]),
-        strides=[1, int(attrs.strides[0])],
-        padding=[0, left, 0, right],
-        output_padding=[0, int(attrs.output_padding[0])],
-        dilation=[1, int(attrs.dilation[0])],
-        groups=int(attrs.groups),
-    )
-    return relax.op.reshape(conv, shape_of(call))
-
-
-def widen_conv1d(g: GraphBuilder, call: Expr) -> Expr | None:
-    """conv1d (NCW, constant weight) -> reshape, conv2d of height 1, reshape."""
-    weight = const_array(call.args[1])
-    attrs = call.attrs
-    if weight is None or attrs.data_layout != "NCW" or attrs.kernel_layout != "OIW":
-        return None
-    if attrs.out_layout not in ("NCW", "", None):
-        return None
-    n, c, w = shape_of(call.args[0])
-    left, right = (int(p) for p in attrs.padding)
-    conv = relax.op.nn.conv2d(
-        relax.op.reshape(call.args[0], (n, c, 1, w)),
-        constant(weight[:, :, None, :]),
-        strides=[1, int(attrs.strides[0])],
-        padding=[0, left, 0, right],
-        dilation=[1, int(attrs.dilation[0])],
-        groups=int(attrs.groups),
-    )
-    return relax.op.reshape(conv, shape_of(call))

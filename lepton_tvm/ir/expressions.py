@@ -27,6 +27,7 @@ __all__ = [
     "shape_of",
     "short_op",
     "substitute",
+    "with_args",
     "with_attrs",
 ]
 
@@ -128,8 +129,13 @@ def substitute(expr: Expr, mapping: Mapping[relax.Var, Expr]) -> Expr:
         args = [substitute(a, mapping) for a in expr.args]
         if all(a is b or a.same_as(b) for a, b in zip(args, expr.args, strict=True)):
             return expr
-        return tvm.ir.Call(expr.op, args, expr.attrs, expr.ty_args)
+        return with_args(expr, args)
     return expr
+
+
+def with_args(call: Expr, args: Sequence[Expr]) -> Expr:
+    """`call` of other arguments."""
+    return tvm.ir.Call(call.op, list(args), call.attrs, call.ty_args)
 
 
 def with_attrs(call: Expr, args: Sequence[Expr] | None = None, **changes: Any) -> Expr:

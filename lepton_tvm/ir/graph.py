@@ -34,6 +34,7 @@ from lepton_tvm.ir.expressions import (
     shape_of,
     short_op,
     substitute,
+    with_args,
     with_attrs,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "shape_of",
     "short_op",
     "substitute",
+    "with_args",
     "with_attrs",
     "with_named_outputs",
     "with_output",
@@ -235,7 +237,7 @@ class GraphBuilder:
         args = [self._flat_argument(a) for a in expr.args]
         if all(a is b or a.same_as(b) for a, b in zip(args, expr.args, strict=True)):
             return expr
-        return tvm.ir.Call(expr.op, args, expr.attrs, expr.ty_args)
+        return with_args(expr, args)
 
     def _flat_argument(self, arg: Expr) -> Expr:
         if isinstance(arg, relax.Tuple):

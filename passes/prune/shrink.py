@@ -22,6 +22,7 @@ from lepton_tvm.ir.graph import (
     output_of,
     shape_of,
     substitute,
+    with_args,
     with_attrs,
 )
 from lepton_tvm.passes.prune.carry import ints
@@ -121,7 +122,7 @@ class _Cut:
             return with_attrs(value, args, groups=self._groups(var, old))
         if all(a is b for a, b in zip(args, value.args, strict=True)):
             return value
-        return tvm.ir.Call(value.op, args, value.attrs, value.ty_args)
+        return with_args(value, args)
 
     def vector(self, var: Expr, array: Array) -> Expr:
         """A constant to add to `var`: one float32 per output channel that is left."""

@@ -23,6 +23,7 @@ from lepton_tvm.ir.graph import (
     op_name,
     rewrite,
     shape_of,
+    with_args,
 )
 from lepton_tvm.passes.base import PassReport, Skipped
 
@@ -84,7 +85,7 @@ class MagnitudePruning:
             args = [pruned.get(a, a) if is_constant(a) else a for a in value.args]
             if all(a.same_as(b) for a, b in zip(args, value.args, strict=True)):
                 return None
-            return tvm.ir.Call(value.op, args, value.attrs, value.ty_args)
+            return with_args(value, args)
 
         made, changed = rewrite(mod, visit)
         notes = [_layer_note(n, a, masks[k]) for k, (n, a) in found.items()]

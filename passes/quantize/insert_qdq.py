@@ -140,7 +140,7 @@ class _Writer:
             )
         )
         data = self.paired[call.args[0]]
-        made = tvm.ir.Call(call.op, [data, dequantized, *call.args[2:]], call.attrs, call.ty_args)
+        made = g.with_args(call, [data, dequantized, *call.args[2:]])
         result = self.builder.emit(made, var.name)
         shift = self._mean_shift(var, call, weight, w8.astype(np.float32) * scales)
         if shift is not None:

@@ -179,7 +179,7 @@ class _Lowering:
             return None
         if ops.passes_through(call):
             self.lowered += 1
-            made = tvm.ir.Call(call.op, [data.expr, *call.args[1:]], call.attrs, call.ty_args)
+            made = g.with_args(call, [data.expr, *call.args[1:]])
             return Quantized(self.builder.emit(made, var.name), data.params)
         if ops.pool_obstacle(call):
             return None
