@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import tvm
@@ -22,20 +20,12 @@ from lepton_tvm.ir.graph import (
     op_name,
     shape_of,
 )
-from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
+from lepton_tvm.ir.kernels.conv2d import ConvShape
 from lepton_tvm.ir.kernels.gemm import Window
-from lepton_tvm.ir.kernels.kernel_plan import (
-    DEFAULT_PLANS,
-    KernelPlan,
-    Plans,
-    conv_plans,
-    product_plans,
-)
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
+from lepton_tvm.ir.kernels.image import Image
+from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans
 from lepton_tvm.passes.base import PassReport, Skipped
+from lepton_tvm.passes.cpu_kernels import CpuKernels
 from lepton_tvm.passes.first_layer import first_layer
 from lepton_tvm.passes.kernel_types import ANCHORS, check_units, why_no_kernel
 from lepton_tvm.passes.lower_batch_matmul import (
@@ -45,22 +35,13 @@ from lepton_tvm.passes.lower_batch_matmul import (
 )
 from lepton_tvm.passes.lower_gpu import gpu_conv2d, gpu_matmul
 from lepton_tvm.passes.lower_tiles import tiled_conv2d, tiled_matmul
-from lepton_tvm.passes.packed_kernel import (
-    PackedKernel,
-    first_layer_kernel,
-    matrix_conv_kernel,
-    matrix_kernel,
-    winograd_kernel,
-)
+from lepton_tvm.passes.packed_kernel import PackedKernel
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.passes.signed_sums import correction, join_additions
 from lepton_tvm.targets import Level, Target
 from lepton_tvm.targets.cuda import Gpu
 
 __all__ = ["LowerKernels"]
-
-# Taps of a float depthwise filter that are read often enough to leave room for longer runs.
-_SMALL_FILTER = 9
 
 
 @dataclass(frozen=True)
@@ -112,6 +93,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         self._mod = mod
         self._isa: Level = options.target.level
         self._options = options
+        self._kernels = CpuKernels(options.target, options.winograd, self._choose)
         self._readers = consumers(main_of(mod))
         self.changed = 0
         self._op = -1  # the number of the op that is being lowered
@@ -167,67 +149,14 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         self.changed += 1
         return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa, permutation)
 
-    def _emit_first(
-        self, made: Callable[[int], PackedKernel], x: Expr, weight: Array, depth: int
-    ) -> Expr:
-        """The kernel with the first value of `dot` whose sums are exact with these weights."""
-        dots = dot_candidates(str(weight.dtype), depth, self._isa)
-        for dot in dots:
-            kernel = made(dot)
-            if is_exact(kernel.packed, dot, self._isa):
-                break
-        if len(dots) > 1 and dot == dots[-1]:
-            self.widened.append(self._name)
-        sums = self._emit(kernel, x)
-        if not kernel.shape.offset:
-            return sums
-        lacking = correction(weight, kernel.shape.offset)
-        return relax.op.add(self.builder_.emit(sums), constant(lacking))
-
-    def _offset(self, dot: int, weight: Array) -> int:
-        return self._isa.offset if dot == WORD and weight.dtype == "int8" else 0
-
-    def _tiles(
-        self, extent: int, channels: int, weight: Array, dot: int, row_bytes: int
-    ) -> list[RegisterTile]:
-        # other units have tiles of many rows, for which the weights' way does not count
-        narrow = uses_maddubs(dot, self._isa) and weight.dtype == "int8"
-        return ranked_tiles(
-            extent,
-            channels,
-            self._isa,
-            1 if weight.dtype == "bfloat16" else dot,
-            row_bytes=row_bytes,
-            weight_bytes=weight.size // channels if narrow else 0,
-        )
-
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
         if isinstance(self._isa, Gpu):
             return gpu_matmul(self.builder_, x, weight, leading)
         tiled = tiled_matmul(self.builder_, x, weight, leading, self._isa)
         if tiled is not None:
             return tiled
-        depth, columns = weight.shape
-        wide = weight.dtype == "bfloat16"
-        rows = max(1, math.prod(leading))
-
-        def made(dot: int) -> PackedKernel:
-            row_bytes = depth * weight.itemsize
-            tiles = self._tiles(rows, columns, weight, dot, row_bytes)
-            plans = [KernelPlan(tile) for tile in tiles]
-            if self._isa.matrix and weight.dtype == "int8":
-                plans = product_plans(rows, depth, columns, tiles, self._isa)
-            plan = self._choose(plans)
-            tile = plan.tile
-            if plan.matrix:
-                return matrix_kernel(weight, leading, tile)
-            shape = MatmulShape(
-                leading, depth, columns, dot, tile.rows, tile.channels, wide,
-                self._offset(dot, weight),
-            )  # fmt: skip
-            return PackedKernel("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
-
-        return self._emit_first(made, x, weight, depth)
+        kernel, widened = self._kernels.matmul(weight, leading)
+        return self._emit(kernel, x, weight, widened)
 
     def _conv2d(self, call: Expr, weight: Array) -> Expr:
         x, padding, pad_value = self._absorb_pad(call)
@@ -241,60 +170,22 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         if isinstance(self._isa, Gpu):
             window = Window((n, h, w, c), (kh, kw), strides, padding, dilation, pad_value)
             return gpu_conv2d(self.builder_, x, weight, window, groups)
-        out_width = shape_of(call)[2]
         depthwise = is_depthwise(call)
         if depthwise and weight.dtype == "bfloat16":
             weight = weight.astype("float32")
-        wide = weight.dtype == "bfloat16"
         plain = ConvShape(
             n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
-            dot=1, rows=1, block=1, pad_value=pad_value, bfloat16=wide,
+            dot=1, rows=1, block=1, pad_value=pad_value, bfloat16=weight.dtype == "bfloat16",
         )  # fmt: skip
         tiled = tiled_conv2d(self.builder_, x, weight, plain, self._isa)
         if tiled is not None:
             return tiled
 
-        def made(dot: int) -> PackedKernel:
-            # the channels of a group are not padded, so lanes must divide them
-            row_bytes = strides[1] * c * weight.itemsize
-            tiles = (
-                self._tiles(out_width, k, weight, dot, row_bytes)
-                if groups == 1
-                else channel_tiles(
-                    out_width,
-                    c if depthwise else k // groups,
-                    self._isa,
-                    wide=dot > 1 or kh * kw <= _SMALL_FILTER,
-                )
-            )
-            # where there are tile registers, what they leave is too small for transforms
-            # TVM refuses the schedule for some batches above 1; the generic rule would be left
-            may = self._options.winograd and n == 1 and not (wide and self._isa.amx)
-            cores = self._options.target.cores
-            plan = self._choose(
-                conv_plans(
-                    replace(plain, dot=dot), tiles, self._isa, cores, winograd=may,
-                    matrix=self._isa.matrix and weight.dtype == "int8" and groups == 1,
-                )
-            )  # fmt: skip
-            if plan.matrix:
-                return matrix_conv_kernel(weight, plain, plan.tile)
-            if plan.winograd is not None:
-                return winograd_kernel(weight, plan.winograd)
-            tile = plan.tile
-            offset = self._offset(dot, weight)
-            shape = replace(plain, dot=dot, rows=tile.rows, block=tile.channels, offset=offset)
-            if depthwise:
-                packed = pack_depthwise_weight(weight, shape)
-                return PackedKernel("depthwise_conv2d", depthwise_conv2d, shape, tile, packed)
-            packed = pack_conv2d_weight(weight, shape)
-            found = first_layer(x, shape, self.lookup_binding, self._isa)
-            if found is not None:
-                return first_layer_kernel(shape, tile, packed, *found)
-            return PackedKernel("conv2d", conv2d, shape, tile, packed)
+        def image_of(shape: ConvShape) -> tuple[Expr, Image] | None:
+            return first_layer(x, shape, self.lookup_binding, self._isa)
 
-        depth = 1 if depthwise else c // groups
-        return self._emit_first(made, x, weight, depth)
+        kernel, widened = self._kernels.conv2d(weight, plain, depthwise, image_of)
+        return self._emit(kernel, x, weight, widened)
 
     def _choose(self, plans: list[KernelPlan]) -> KernelPlan:
         return self._options.plans.choose(self._op, plans)
@@ -313,29 +204,34 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         # pad_width is before, after for each axis of NHWC
         return made.args[0], (width[2], width[4], width[3], width[5]), int(made.attrs.pad_value)
 
-    def _emit(self, made: PackedKernel, x: Expr) -> Expr:
-        tile, shape = made.tile, made.shape
+    def _emit(self, made: PackedKernel, x: Expr, weight: Array, widened: bool) -> Expr:
+        if widened:
+            self.widened.append(self._name)
         if made.prepare is not None:
             prepared = self.builder_.call_te(
                 made.prepare, made.source, primfunc_name_hint="pack_image"
             )
             x = self.builder_.emit(prepared)
         notes = {
-            "lepton.lanes": tile.lanes,
-            "lepton.vectors": tile.vectors,
-            "lepton.rows": tile.rows,
-            "lepton.dot": shape.dot,
-            "lepton.macs": shape.macs,
+            "lepton.lanes": made.tile.lanes,
+            "lepton.vectors": made.tile.vectors,
+            "lepton.rows": made.tile.rows,
+            "lepton.dot": made.shape.dot,
+            "lepton.macs": made.shape.macs,
         }
         if self._options.tagged:
             notes["lepton.op"] = self._op
         suffix = {"float32": "", "bfloat16": "_bf16"}.get(dtype_of(x), "_int8")
-        return self.builder_.call_te(
-            lambda a, b: made.kernel(a, b, shape, notes),
+        sums = self.builder_.call_te(
+            lambda a, b: made.kernel(a, b, made.shape, notes),
             x,
             constant(made.packed),
             primfunc_name_hint=made.name + suffix,
         )
+        if not made.shape.offset:
+            return sums
+        lacking = correction(weight, made.shape.offset)
+        return relax.op.add(self.builder_.emit(sums), constant(lacking))
 
 
 def _notes(widened: list[str]) -> tuple[str, ...]:

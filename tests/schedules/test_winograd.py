@@ -119,6 +119,7 @@ def test_the_plan_takes_large_images_and_leaves_what_transforms_cannot_pay(isa: 
 @pytest.mark.parametrize(
     "change",
     [
+        {"batch": 2},
         {"kernel": (5, 5)},
         {"strides": (2, 2)},
         {"dilation": (2, 2)},

@@ -48,13 +48,15 @@ def is_worth(plan: WinogradPlan, isa: RegisterFile) -> bool:
 def winograd_plans(conv: ConvShape, isa: RegisterFile, cores: int) -> list[WinogradPlan]:
     """The plans worth a trial, cheapest first; none where the shape does not fit.
 
-    Only 3x3 filters of stride 1 without groups or dilation, whose channels fill vector registers.
+    Only 3x3 filters of stride 1 without groups or dilation, whose channels fill vector registers,
+    over single images: TVM refuses the schedule for some larger batches.
     From bfloat16 only tiles of 2x2: the differences that 4x4 takes would lose its eight bits.
     """
     if (conv.kernel, conv.strides, conv.dilation) != ((3, 3), (1, 1), (1, 1)):
         return []
     if (
-        conv.groups != 1
+        conv.batch != 1
+        or conv.groups != 1
         or (conv.dot != 1 and not conv.bfloat16)
         or conv.channels % isa.lanes
         or conv.out_channels % isa.lanes
