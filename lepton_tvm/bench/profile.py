@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lepton_tvm.artifact import read_manifest
 from lepton_tvm.bench.engines import OURS, Job
 from lepton_tvm.bench.process import EngineProcess
 from lepton_tvm.measure import Rounds
+from lepton_tvm.measure.latency import in_turns
 from lepton_tvm.measure.peak.result import Peaks
 from lepton_tvm.measure.profile import Profile, make_profile
 
@@ -31,7 +32,6 @@ def profile_artifacts(
 
     `latency_s` are medians of whole runs, taken before, and `peaks` hold `plan.threads`.
     """
-    wanted = rounds or ROUNDS
     with ExitStack() as stack:
         running = {}
         for precision, path in artifacts.items():
@@ -46,13 +46,8 @@ def profile_artifacts(
                 profile=True,
             )
             running[precision] = stack.enter_context(EngineProcess(job))
-        found: dict[str, list[list[float]]] = {precision: [] for precision in running}
-        start = time.perf_counter()
-        for index in range(wanted.most):
-            for precision, process in running.items():
-                found[precision].append(process.profile(1)[1])
-            if index + 1 >= wanted.least and time.perf_counter() - start >= wanted.budget_s:
-                break
+        samplers = {name: partial(_calls, process) for name, process in running.items()}
+        found = in_turns(samplers, rounds or ROUNDS)
         return tuple(
             make_profile(
                 read_manifest(artifacts[precision]),
@@ -64,3 +59,8 @@ def profile_artifacts(
             )
             for precision, process in running.items()
         )
+
+
+def _calls(process: EngineProcess) -> list[float]:
+    """Seconds of each call in one run."""
+    return process.profile(1)[1]

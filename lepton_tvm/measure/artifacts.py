@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from lepton_tvm.errors import InputError
-from lepton_tvm.measure.latency import Rounds, measure_interleaved
+from lepton_tvm.measure.latency import Rounds, in_turns, measure_interleaved
 from lepton_tvm.measure.machine import Machine, this_machine
 from lepton_tvm.measure.pinning import pinned
 from lepton_tvm.runtime import Net, load
@@ -121,8 +121,9 @@ class LocalArtifacts:
                 for sha256, (path, threads) in opened.items()
             }
             with pinned(made[artifacts[0]].run, opened[artifacts[0]][1], _cpus()):
-                for sha256, rows in _kernel_rounds(made, _share(rounds)).items():
-                    found[sha256] += rows
+                taken = in_turns({k: partial(_kernels, p) for k, p in made.items()}, _share(rounds))
+            for sha256, rows in taken.items():
+                found[sha256] += rows
             made.clear()
         return found
 
@@ -156,18 +157,10 @@ def _share(rounds: Rounds) -> Rounds:
     )
 
 
-def _kernel_rounds(
-    profilers: Mapping[str, CallProfiler], rounds: Rounds
-) -> dict[str, list[list[float]]]:
-    found: dict[str, list[list[float]]] = {name: [] for name in profilers}
-    start = time.perf_counter()
-    for index in range(rounds.most):
-        for name, profiler in profilers.items():
-            calls = zip(profiler.names, profiler.run()[1], strict=True)
-            found[name].append([s for called, s in calls if not called.startswith("vm.")])
-        if index + 1 >= rounds.least and time.perf_counter() - start >= rounds.budget_s:
-            break
-    return found
+def _kernels(profiler: CallProfiler) -> list[float]:
+    """Seconds of each kernel in one run."""
+    calls = zip(profiler.names, profiler.run()[1], strict=True)
+    return [seconds for name, seconds in calls if not name.startswith("vm.")]
 
 
 def _cpus() -> list[int]:

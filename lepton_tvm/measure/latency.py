@@ -6,10 +6,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from lepton_tvm.errors import InputError
 
-__all__ = ["Rounds", "Runner", "measure_interleaved"]
+__all__ = ["Rounds", "Runner", "in_turns", "measure_interleaved"]
+
+_Sample = TypeVar("_Sample")
 
 #: Runs the candidate so many times and returns the mean seconds of one run.
 Runner = Callable[[int], float]
@@ -40,31 +44,39 @@ class Rounds:
 
 
 def measure_interleaved(
-    runners: Mapping[str, Runner],
-    rounds: Rounds | None = None,
-    *,
-    on_round: Callable[[int], None] | None = None,
+    runners: Mapping[str, Runner], rounds: Rounds | None = None
 ) -> dict[str, list[float]]:
     """Seconds of one run, one sample for each candidate and round.
 
-    In each round every candidate runs once in turn, beginning with another one each time: one run
-    that is not counted, since the one before left its own data in the caches, then the sample.
-    Sample i of all candidates belongs to round i.
+    A candidate's turn is one run that is not counted, since the one before left its own data in the
+    caches, then the sample. Sample i of all candidates belongs to round i.
     """
     plan = rounds or Rounds()
     if not runners:
         raise InputError("there is nothing to measure")
     repeats = {name: _warm(run, plan.warmup_s) for name, run in runners.items()}
-    names = list(runners)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+
+    def sample(name: str) -> float:
+        runners[name](1)
+        return runners[name](repeats[name])
+
+    return in_turns({name: partial(sample, name) for name in runners}, plan)
+
+
+def in_turns(
+    samplers: Mapping[str, Callable[[], _Sample]], plan: Rounds
+) -> dict[str, list[_Sample]]:
+    """What each sampler gives, once in every round; `plan.warmup_s` is not used.
+
+    All take their turns in one order, which begins with another one in each round.
+    """
+    names = list(samplers)
+    samples: dict[str, list[_Sample]] = {name: [] for name in names}
     start = time.perf_counter()
     for index in range(plan.most):
         shift = index % len(names)
         for name in names[shift:] + names[:shift]:
-            runners[name](1)
-            samples[name].append(runners[name](repeats[name]))
-        if on_round is not None:
-            on_round(index + 1)
+            samples[name].append(samplers[name]())
         if _enough(index + 1, time.perf_counter() - start, plan):
             break
     return samples
