@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lepton_tvm.cli.options import DeviceKey, Json, Shapes, Target, Threads, Tracker, parse_shapes
+from lepton_tvm.cli.options import FarmOptions, Json, Shapes, Target, Threads, parse_shapes
 from lepton_tvm.cli.session import Output, command, new_app, progress
 from lepton_tvm.errors import InputError
 
@@ -65,13 +65,13 @@ def bench(
     peers_isa: PeersIsa = None,
     profile: ProfileFlag = False,
     peak: PeakFlag = False,
-    tracker: Tracker = None,
-    key: DeviceKey = None,
+    *,
+    farm: FarmOptions,
     as_json: Json = False,
 ) -> Output:
     """Time a model's precisions beside other engines, in turns."""
     if model is None:
-        if tracker is not None or key is not None:
+        if farm.asked:
             raise InputError("--peak measures this machine alone: run it on the device itself")
         return _peaks(peak, threads)
     with progress(f"reading {model}") as say:
@@ -88,8 +88,8 @@ def bench(
             peers_isa=peers_isa,
             profile=profile,
             peak=peak,
-            tracker=tracker,
-            key=key,
+            tracker=farm.tracker,
+            key=farm.key,
             progress=say,
         )
     return Output(result.to_json(), result)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lepton_tvm.cli.options import Db, DeviceKey, Json, Threads, Tracker
+from lepton_tvm.cli.options import Db, FarmOptions, Json, Threads
 from lepton_tvm.cli.session import Output, command, new_app, progress
 from lepton_tvm.errors import RequirementError
 
@@ -45,8 +45,8 @@ def compare(
     threads: Threads = 1,
     fail_if_slower: FailIfSlower = None,
     history: HistoryFlag = False,
-    tracker: Tracker = None,
-    key: DeviceKey = None,
+    *,
+    farm: FarmOptions,
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
@@ -67,8 +67,8 @@ def compare(
                 db=db,
                 data=data,
                 threads=threads,
-                tracker=tracker,
-                key=key,
+                tracker=farm.tracker,
+                key=farm.key,
                 fail_if_slower=fail_if_slower,
                 progress=say,
             )

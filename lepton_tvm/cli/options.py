@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +12,11 @@ from lepton_tvm.errors import InputError
 
 __all__ = [
     "Db",
-    "DeviceKey",
+    "FarmOptions",
     "Json",
     "Shapes",
     "Target",
     "Threads",
-    "Tracker",
     "parse_prune",
     "parse_shapes",
 ]
@@ -67,6 +67,19 @@ DeviceKey = Annotated[
 ]
 
 _PRUNE = {"pruning": "sparsity", "channels": "ratio"}
+
+
+@dataclass(frozen=True)
+class FarmOptions:
+    """Where `tune`, `compare` and `bench` measure: here, or on devices that a tracker gives."""
+
+    tracker: Tracker = None
+    key: DeviceKey = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether devices are meant; those who ask for them refuse one option without the other."""
+        return self.tracker is not None or self.key is not None
 
 
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:

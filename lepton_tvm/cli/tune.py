@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from lepton_tvm.cli.model_options import ModelOptions
-from lepton_tvm.cli.options import DeviceKey, Json, Tracker
+from lepton_tvm.cli.options import FarmOptions, Json
 from lepton_tvm.cli.session import Output, command, new_app, progress
-from lepton_tvm.errors import InputError
 
 __all__ = ["app"]
 
@@ -59,8 +58,8 @@ def tune_model(
     options: ModelOptions,
     trials: Trials = None,
     budget: Budget = None,
-    tracker: Tracker = None,
-    key: DeviceKey = None,
+    *,
+    farm: FarmOptions,
     builders: Builders = None,
     patience: Patience = 192,
     seed: Seed = 0,
@@ -76,18 +75,16 @@ def tune_model(
     from lepton_tvm.targets import parse_target
 
     options.check()
-    if (tracker is None) != (key is None):
-        raise InputError("--tracker and --key belong together: give both or none")
     goal = parse_target(options.target)
-    if tracker is not None:
+    if farm.asked:
         from lepton_tvm.device.farm import farm_target
 
-        goal = farm_target(options.target, tracker, key)
+        goal = farm_target(options.target, farm.tracker, farm.key)
     with progress(f"loading {options.model}") as say:
         from lepton_tvm.tuning.session import check_runs_here, parse_budget, tune
 
         parse_budget(budget)
-        if tracker is None:
+        if not farm.asked:
             check_runs_here(goal)
         made = options.prepared(goal, say)
     with (
@@ -96,7 +93,7 @@ def tune_model(
     ):
         result = tune(
             made, target=goal, trials=trials, budget=budget, db=options.db, output=options.so,
-            winograd=options.winograd, threads=options.threads, tracker=tracker, key=key,
+            winograd=options.winograd, threads=options.threads, tracker=farm.tracker, key=farm.key,
             builders=builders, patience=patience or None, seed=seed, on_status=on_status,
             should_stop=stop,
         )  # fmt: skip

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from lepton_tvm.device.client import DeviceSession
 from lepton_tvm.device.farm import DevicePool
-from lepton_tvm.device.tracker import parse_address
-from lepton_tvm.errors import DeviceError, InputError
+from lepton_tvm.device.tracker import farm_of
+from lepton_tvm.errors import DeviceError
 from lepton_tvm.measure.inputs import read_arrays, write_arrays
 from lepton_tvm.measure.latency import Rounds
 from lepton_tvm.measure.machine import Machine
@@ -89,10 +89,8 @@ def device_session(
     tracker: str | None, key: str | None, *, threads: int = 1, wait_s: float = 60.0
 ) -> Iterator[DeviceSession]:
     """One free device of `key`, held meanwhile. Raises InputError, DeviceError as `DevicePool`."""
-    if not tracker or not key:
-        raise InputError("measuring on a device needs both --tracker HOST:PORT and --key KEY")
-    pool = DevicePool(parse_address(tracker), key, threads=threads, wait_s=wait_s)
-    session = pool.take()
+    address, kind = farm_of(tracker, key)
+    session = DevicePool(address, kind, threads=threads, wait_s=wait_s).take()
     if session is None:
         raise DeviceError(f"no device of key {key!r} was given")
     with session:

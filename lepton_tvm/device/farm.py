@@ -13,7 +13,7 @@ from lepton_tvm.device.tracker import (
     Address,
     DeviceInfo,
     Tracker,
-    parse_address,
+    farm_of,
     readable_facts,
 )
 from lepton_tvm.device.wire import own_version
@@ -174,9 +174,8 @@ def farm_target(
     Raises TargetError where they cannot run the target, InputError for an address that is none,
     DeviceError where no fitting device is known to the tracker within `wait_s`.
     """
-    if not tracker or not key:
-        raise InputError("measuring on devices needs both --tracker HOST:PORT and --key KEY")
-    pool = DevicePool(parse_address(tracker), key, wait_s=wait_s)
+    address, kind = farm_of(tracker, key)
+    pool = DevicePool(address, kind, wait_s=wait_s)
     asked = spec.spec if isinstance(spec, Target) else spec
     native = pool.facts.get("target")
     if asked != "native":

@@ -6,13 +6,20 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from lepton_tvm.device import wire
 from lepton_tvm.errors import DeviceError, InputError
 
-__all__ = ["Address", "DeviceInfo", "Place", "Tracker", "parse_address", "readable_facts"]
+__all__ = [
+    "Address",
+    "DeviceInfo",
+    "Place",
+    "Tracker",
+    "farm_of",
+    "parse_address",
+    "readable_facts",
+]
 
 Address = tuple[str, int]
 
@@ -69,6 +76,13 @@ def parse_address(text: str, what: str = "--tracker") -> Address:
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(f"{what} {text!r} is not HOST:PORT, for example 127.0.0.1:9190")
     return host, int(port)
+
+
+def farm_of(tracker: str | None, key: str | None) -> tuple[Address, str]:
+    """A tracker's address and a kind of device. Raises InputError for one without the other."""
+    if not tracker or not key:
+        raise InputError("measuring on devices needs both --tracker HOST:PORT and --key KEY")
+    return parse_address(tracker), key
 
 
 class Tracker:
@@ -147,12 +161,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     def _told(self, message: Any) -> None:

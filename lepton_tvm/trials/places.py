@@ -55,13 +55,11 @@ def open_runner(
         from lepton_tvm.trials.runner import LocalRunner
 
         return LocalRunner(timeout_s)
-    if tracker is None or not key:
-        raise InputError("measuring on devices needs both --tracker HOST:PORT and --key KEY")
-    from lepton_tvm.device.tracker import parse_address
+    from lepton_tvm.device.tracker import farm_of
     from lepton_tvm.trials.remote import RpcRunner
 
-    address = parse_address(tracker)
-    return RpcRunner(address, key, threads=threads, timeout_s=timeout_s, wait_s=wait_s, say=say)
+    address, kind = farm_of(tracker, key)
+    return RpcRunner(address, kind, threads=threads, timeout_s=timeout_s, wait_s=wait_s, say=say)
 
 
 @contextmanager
