@@ -109,7 +109,9 @@ def _counts(group: dict[str, Any]) -> str:
     if won is None:
         return text
     low, high = won["ci95"]
-    return f"{text}; the winner is {won['ratio']:.3f} times as fast ({low:.3f} to {high:.3f})"
+    which = f", trial {won['trial_id'][:12]}," if won["trial_id"] else ""
+    faster = f"{won['ratio']:.3f} times as fast ({low:.3f} to {high:.3f})"
+    return f"{text}\n  the winner{which} is {faster}"
 
 
 def _artifact(data: dict[str, Any], machines: Machines) -> list[Any]:
@@ -162,7 +164,6 @@ def _when(time: str) -> str:
 
 _KEY = ("target", "hardware", "tvm_version", "schedule_version")
 _KERNELS = ("~kernel", "hash", ">calls", ">trials", ">failed", ">best us", ">speed-up")
-_MEASURED = ("measured", ">ms", ">samples", ">threads", "machine", "~processor")
 _TITLES = {
     "source_sha256": "source",
     "created_at": "stored",

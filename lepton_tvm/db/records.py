@@ -185,7 +185,7 @@ class Finished(NamedTuple):
     state: str
     median_s: float | None
     reference_s: float | None
-    decisions: dict[str, int] | None
+    id: str
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Winner(_Record):
     """The verdict of a longer comparison: this candidate is to be used for exactly this key.
 
     `ratio` is the zero-trial kernel's latency over this one's, `ci95` its confidence interval;
-    `trial_id` is None where the candidate is the zero-trial schedule and was not tried.
+    `trial_id` names the trial that first showed it, None in the verdicts of older versions.
     """
 
     key: TrialKey

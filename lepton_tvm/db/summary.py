@@ -203,6 +203,7 @@ def _winners(session: Session, workloads: Sequence[str]) -> dict[str, dict[str, 
     wanted = (
         sa.select(
             WinnerRow.key_id,
+            WinnerRow.trial_id,
             WinnerRow.candidate,
             WinnerRow.ratio,
             WinnerRow.ci95_low,
@@ -213,8 +214,8 @@ def _winners(session: Session, workloads: Sequence[str]) -> dict[str, dict[str, 
         .order_by(WinnerRow.created_at, WinnerRow.id)
     )
     return {
-        key: {"candidate": candidate, "ratio": ratio, "ci95": [low, high]}
-        for key, candidate, ratio, low, high in session.execute(wanted)
+        key: {"trial_id": trial, "candidate": candidate, "ratio": ratio, "ci95": [low, high]}
+        for key, trial, candidate, ratio, low, high in session.execute(wanted)
     }
 
 

@@ -103,10 +103,12 @@ def alone(loop: TrialLoop, candidates: Candidates) -> dict[str, Finalist]:
 
 def winner_of(loop: TrialLoop, key: str, finalist: Finalist | None) -> Winner:
     """The verdict on a task: a finalist, or that nothing is to replace the zero-trial schedule."""
+    text = finalist.point.text if finalist else ZERO_TRIAL
+    tried = loop.search.states[key].records.get(text)
     return Winner(
         key=loop.keys[key],
-        trial_id=None,
-        candidate=finalist.point.text if finalist else ZERO_TRIAL,
+        trial_id=tried.trial_id if tried else None,
+        candidate=text,
         decisions=dict(finalist.point.decisions) if finalist else {},
         ratio=finalist.speedup.value if finalist else 1.0,
         ci95=(finalist.speedup.low, finalist.speedup.high) if finalist else (1.0, 1.0),

@@ -120,7 +120,7 @@ class SearchRun:
     def _neighbours(self, search: Search, task: Task) -> list[Record]:
         """What was found elsewhere or by other versions: seeds of the search, never results."""
         found = self.database.tuning.neighbours(self.keys[task.hash])
-        records = [record_of(t.candidate, t.state, t.median_s, t.reference_s) for t in found]
+        records = [record_of(trial) for trial in found]
         state = search.states[task.hash]
         for record in sorted(records, key=lambda r: -r.speedup)[:_SEEDS]:
             point = state.space.from_text(record.text)

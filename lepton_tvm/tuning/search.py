@@ -29,12 +29,14 @@ _PATIENCE = 6
 class Record:
     """A finished trial; `speedup` is over the zero-trial schedule, 0 where it failed.
 
-    `reference_s` are the seconds of the zero-trial kernel that ran beside it.
+    `reference_s` are the seconds of the zero-trial kernel that ran beside it, `trial_id` is the id
+    of the trial in the database.
     """
 
     text: str
     speedup: float
     reference_s: float | None = None
+    trial_id: str | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from lepton_tvm.db import Database, Trial, TrialKey
+from lepton_tvm.db import Database, Finished, Trial, TrialKey
 from lepton_tvm.errors import CompileError, TrialError
 from lepton_tvm.measure import Estimate, speedup_ci
 from lepton_tvm.targets import Target
@@ -38,11 +38,12 @@ def tolerance_of(task: Task) -> float:
     return _TOLERANCE.get(task.info.precision, 1e-4)
 
 
-def record_of(text: str, state: str, median_s: float | None, reference_s: float | None) -> Record:
+def record_of(trial: Trial | Finished) -> Record:
     """A trial as the search sees it."""
-    if state != "ok" or not median_s or not reference_s:
-        return Record(text, 0.0)
-    return Record(text, reference_s / median_s, reference_s)
+    text, median_s, reference_s = trial.candidate, trial.median_s, trial.reference_s
+    if trial.state != "ok" or not median_s or not reference_s:
+        return Record(text, 0.0, trial_id=trial.id)
+    return Record(text, reference_s / median_s, reference_s, trial.id)
 
 
 @dataclass
@@ -78,8 +79,8 @@ class TrialLoop:
             total += len(trials)
             if state is None:
                 continue
-            for text, outcome, median_s, reference_s, _ in trials:
-                state.add(record_of(text, outcome, median_s, reference_s))
+            for trial in trials:
+                state.add(record_of(trial))
         return total
 
     def run(self, count: int) -> int:
@@ -229,9 +230,8 @@ class TrialLoop:
             variant_hash=variant.hash,
         )
         new = self.database.tuning.finish(trial)
-        self.search.states[task.hash].add(
-            record_of(point.text, state, trial.median_s, trial.reference_s)
-        )
+        if new:  # else `refresh` takes over the one that is stored
+            self.search.states[task.hash].add(record_of(trial))
         self.on_trial(task, trial)
         return int(new)
 

@@ -116,8 +116,8 @@ class TuningContract:
         assert stored == dataclasses.replace(bare, error="signal 11 \ufffd at 0")
         assert tuned.tuning.finished([KEY, OTHER]) == {
             KEY: [
-                Finished(whole.candidate, "wrong", 1.5e-3, 3e-3, {"tile": 4, "vector": 16}),
-                Finished(candidate_text(None, None), "crashed", None, None, None),
+                Finished(whole.candidate, "wrong", 1.5e-3, 3e-3, whole.id),
+                Finished(candidate_text(None, None), "crashed", None, None, bare.id),
             ],
             OTHER: [],
         }

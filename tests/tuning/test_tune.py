@@ -54,6 +54,11 @@ def test_it_makes_the_trials_that_were_asked_for(tuned: tuple[str, TuneResult]) 
         assert database.tuning.count()["claims"] == 0
         (job,) = database.jobs(kind="tune")
         assert (job.state, job.seeds) == ("done", {"search": 0})
+        winners = database.tuning.winners(database.tuning.keys())
+        assert len(winners) == len(result.kernels)
+        for key, winner in winners.items():
+            tried = {t.candidate: t.id for t in database.tuning.trials(key)}
+            assert winner.trial_id == tried[winner.candidate]
 
 
 def test_the_same_call_finds_all_done_and_more_trials_add_the_rest(
