@@ -15,7 +15,7 @@ from lepton_tvm.db.records import TrialKey
 from lepton_tvm.db.tables import TuningKeyRow, WorkloadRow
 from lepton_tvm.errors import DatabaseError
 
-__all__ = ["PARTS", "chunks", "differences", "ensure_keys", "key_id", "key_of"]
+__all__ = ["PARTS", "chunks", "ensure_keys", "key_id", "key_of"]
 
 PARTS = tuple(f.name for f in dataclasses.fields(TrialKey))
 _CHUNK = 500
@@ -48,15 +48,6 @@ def ensure_keys(session: Session, keys: Iterable[TrialKey]) -> None:
             )
         session.add(TuningKeyRow(id=name, **dataclasses.asdict(key)))
     session.flush()
-
-
-def differences(asked: TrialKey, found: TrialKey) -> list[str]:
-    """The parts in which two keys differ, in words."""
-    return [
-        f"{part} {getattr(found, part)!r} (asked {getattr(asked, part)!r})"
-        for part in PARTS
-        if getattr(found, part) != getattr(asked, part)
-    ]
 
 
 def chunks(items: Sequence[_Item], size: int = _CHUNK) -> Iterator[Sequence[_Item]]:

@@ -8,9 +8,6 @@ from pathlib import Path
 __all__ = ["is_damage", "postgres_reason", "sqlite_reason", "write_rights"]
 
 
-_DAMAGE = ("malformed", "corrupt", "not a database", "could not decode to utf-8")
-
-
 def sqlite_reason(text: str, file: Path | None) -> str:
     """A sentence for the text of a SQLite error."""
     low = text.lower()

@@ -33,6 +33,10 @@ __all__ = ["TransferReport", "export_records", "import_records", "read_export"]
 _FORMAT = "lepton_tvm export"
 _ARTIFACT = re.compile(r"artifacts/([0-9a-f]{64})\.so")
 _MAX_BYTES = 4 << 30
+# RuntimeError: encrypted, packed in another way, or nested too deeply.
+_UNREADABLE = (
+    OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ValueError, RuntimeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,6 @@ def import_records(database: Database, path: str | Path) -> TransferReport:
     return TransferReport(inserted.added, len(blobs), (*skipped, *inserted.told()))
 
 
-# RuntimeError: encrypted, packed in another way, or nested too deeply.
-_UNREADABLE = (
-    OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ValueError, RuntimeError,
-)  # fmt: skip
-
-
 def read_export(
     path: str | Path,
 ) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, bytes]]:
@@ -101,15 +99,7 @@ def read_export(
         raise InputError(f"export {path} does not exist") from None
     except InputError:
         raise
-    # encrypted, packed in another way or nested too deeply: RuntimeError
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        zlib.error,
-        ValueError,
-        RuntimeError,
-    ) as e:
+    except _UNREADABLE as e:
         raise InputError(f"export {path} cannot be read: {e}") from e
 
 

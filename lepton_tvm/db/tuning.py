@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from lepton_tvm.db import claims, trial_rows, verdicts
-from lepton_tvm.db.keys import chunks, differences, ensure_keys, key_id, key_of
+from lepton_tvm.db.keys import chunks, ensure_keys, key_id, key_of
 from lepton_tvm.db.records import Finished, Trial, TrialKey, Winner, now
 from lepton_tvm.db.tables import ClaimRow, TaskRow, TrialRow, TuningKeyRow, WorkloadRow
 from lepton_tvm.db.values import check_candidate, check_trial, plain_text
@@ -26,7 +26,7 @@ class TuningLog:
     The contract, beside that of `Database`:
 
     - A record is valid for its whole key: workload, target, hardware, TVM version, schedule
-      version. A look-up returns records of exactly that key; `explain_miss` says which part
+      version. A look-up returns records of exactly that key; `db.why.explain` says which part
       differed. `neighbours` alone crosses keys, to seed a search.
     - A candidate is stored once under a key, whoever finished it first.
     - A process claims candidates before it tries them. No candidate is given to two processes, and
@@ -189,21 +189,6 @@ class TuningLog:
         """
         with self._database.reading() as session:
             return trial_rows.neighbours(session, key, limit)
-
-    def explain_miss(self, key: TrialKey) -> str:
-        """Why `best(key)` found nothing: by which parts of the key the nearest record differs."""
-        working = sa.exists().where(TrialRow.key_id == TuningKeyRow.id, TrialRow.state == "ok")
-        wanted = sa.select(TuningKeyRow).where(
-            TuningKeyRow.workload_hash == key.workload_hash, working
-        )
-        with self._database.reading() as session:
-            stored = [key_of(row) for row in session.scalars(wanted)]
-        if not stored:
-            return "this kernel was never tuned successfully"
-        if key in stored:
-            return "there is a record"
-        nearest = min(stored, key=lambda k: len(differences(key, k)))
-        return "tuned only with " + ", ".join(differences(key, nearest))
 
     def count(self, keys: Iterable[TrialKey] | None = None) -> dict[str, int]:
         """How many workloads, trials and claims there are: under `keys`, or altogether."""

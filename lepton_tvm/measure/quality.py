@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,11 +107,6 @@ class QualityMeter:
         if self._noise == 0.0:
             return math.inf
         return 10 * math.log10(self._signal / self._noise) if self._signal else -math.inf
-
-
-def as_list(outputs: Array | Mapping[str, Array]) -> list[Array]:
-    """What a `Net` returned, as a list in the model's order."""
-    return list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
 
 
 def _is_top1(scores: Array) -> bool:

@@ -14,7 +14,7 @@ from lepton_tvm.passes.prune import rules_shape as shape
 from lepton_tvm.passes.prune.carry import fix_all, labels_of, rigid, unknown
 from lepton_tvm.passes.prune.labels import Flow
 
-__all__ = ["KNOWN_OPS", "propagate"]
+__all__ = ["propagate"]
 
 
 def propagate(mod: tvm.IRModule) -> Flow:
@@ -68,5 +68,3 @@ _RULES: dict[str, Rule] = {
     "relax.split": shape.split,
     "relax.strided_slice": shape.strided_slice,
 }
-KNOWN_OPS = frozenset(_RULES)
-"""Names of the ops that channels can be followed through."""

@@ -126,18 +126,6 @@ class DatabaseContract:
         assert db.tuning.best(KEY) == fast
         assert db.tuning.count() == {"workloads": 1, "trials": 3, "claims": 0}
 
-    def test_a_miss_says_which_part_differed(self, db: Database) -> None:
-        db.tuning.add_workload(KEY.workload_hash, "conv", "IR text")
-        db.tuning.add_trials([trial()])
-        other = TrialKey(KEY.workload_hash, KEY.target, "cpu1", "0.27.0", "2")
-        assert db.tuning.best(other) is None
-        assert db.tuning.explain_miss(other) == (
-            "tuned only with hardware 'cpu0' (asked 'cpu1'), schedule_version '1' (asked '2')"
-        )
-        never = TrialKey("v" * 64, KEY.target, "cpu0", "0.27.0", "1")
-        assert db.tuning.explain_miss(never) == "this kernel was never tuned successfully"
-        assert db.tuning.explain_miss(KEY) == "there is a record"
-
     def test_trials_of_unknown_workloads_store_nothing(self, db: Database) -> None:
         from lepton_tvm.errors import DatabaseError
 

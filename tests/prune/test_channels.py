@@ -119,7 +119,7 @@ def attention(n: Net, x: Expr) -> Expr:
 
 NETWORKS = [
     *(chain, residual, depthwise, concat, concat_then_add, excite, grouped, flattened),
-    *(flattened_nchw, shuffled, split_parts, sliced, transposed, resized),
+    *(flattened_nchw, shuffled, split_parts, sliced, transposed, resized, selected),
 ]
 
 
