@@ -42,7 +42,7 @@ def make_engine(place: Place, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
     except (ImportError, NoSuchModuleError) as e:
         raise DatabaseInputError(
             f"database {place}: its driver is not installed ({e}); "
-            "pip install 'lepton_tvm[postgres]'"
+            "pip install 'lepton-tvm[postgres]'"
         ) from e
 
 
