@@ -10,6 +10,7 @@ from pathlib import Path
 from lepton_tvm.artifact.writer import check_output
 from lepton_tvm.compiler import variant_name
 from lepton_tvm.db import Database, open_database
+from lepton_tvm.device.client import DeviceLost
 from lepton_tvm.device.farm import farm_target
 from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.model import Model
@@ -90,9 +91,19 @@ def tune(
             )  # fmt: skip
             stopped = run.search()
             name = variant or variant_name(model)
-            with artifacts_of(runner) as place:
-                notes = list(dict.fromkeys(said))
-                return finish(run, stopped, output, name, place, notes)
+            try:
+                return _finished(run, stopped, output, name, said)
+            except DeviceLost as lost:
+                said.append(f"{lost}; another device judged")
+                return _finished(run, stopped, output, name, said)
+
+
+def _finished(
+    run: SearchRun, stopped: str, output: str | Path | None, name: str, said: list[str]
+) -> TuneResult:
+    """What the search comes to, judged here or on a device. Raises DeviceLost where one is lost."""
+    with artifacts_of(run.runner) as place:
+        return finish(run, stopped, output, name, place, list(dict.fromkeys(said)))
 
 
 def parse_budget(budget: str | float | None) -> float | None:

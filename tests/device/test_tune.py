@@ -13,7 +13,7 @@ from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target
-from lepton_tvm.tuning import tune
+from lepton_tvm.tuning import Status, tune
 from tests.device import servers
 
 
@@ -36,6 +36,32 @@ def test_a_model_is_tuned_on_a_device(
         keys = reading.execute(sa.text("SELECT DISTINCT hardware FROM tuning_keys")).all()
         assert keys == [(there,)]
         assert {m.hardware for m in database.measurements()} <= {there}
+
+
+def test_a_device_that_is_lost_after_the_search_is_replaced(
+    tracker: servers.Running,
+    other: servers.Running,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = []
+
+    def watch(status: Status) -> None:
+        if status.phase == "comparing" and not killed:
+            killed.append(other.session())
+            other.kill_session()
+
+    # any difference counts, so that there is a winner and the model is compared as a whole
+    monkeypatch.setattr("lepton_tvm.tuning.confirm._LOOKED_FASTER", 0.0)
+    monkeypatch.setattr("lepton_tvm.tuning.confirm._SURELY_FASTER", 0.0)
+    url = f"sqlite:///{tmp_path / 'tune.db'}"
+    where = {"tracker": tracker.address, "key": "other"}
+    result = tune(model, trials=18, db=url, **where, on_status=watch)
+    assert killed
+    assert result.trials == 18
+    (told,) = [note for note in result.notes if "was lost" in note]
+    assert told.endswith("; another device judged")
 
 
 def test_the_target_is_the_devices_own(tracker: servers.Running, other: servers.Running) -> None:
