@@ -10,6 +10,7 @@ from tvm import relax, te
 
 from lepton_tvm.ir.graph import Array, Expr, constant, dtype_of, shape_of
 from lepton_tvm.ir.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
+from lepton_tvm.ir.kernels.indices import unflatten
 from lepton_tvm.ir.kernels.window_conv import WindowConv, window_conv
 from lepton_tvm.passes.views import View, view_of
 
@@ -50,7 +51,7 @@ def gpu_matmul(
     """[*leading, depth] times constant [depth, columns]."""
 
     def read(a: te.Tensor) -> Any:
-        return lambda _, row, k: a[(*_unflatten(row, leading), k)]
+        return lambda _, row, k: a[(*unflatten(row, leading), k)]
 
     return _emit(builder, x, weight, leading, read, "matmul")
 
@@ -115,11 +116,3 @@ def _emit(
 
 def _suffix(x: Expr) -> str:
     return _SUFFIX[{"uint8": "int8"}.get(dtype_of(x), dtype_of(x))]
-
-
-def _unflatten(index: Any, extents: Sequence[int]) -> list[Any]:
-    parts = []
-    for extent in reversed(extents[1:]):
-        parts.append(index % extent)
-        index = index // extent
-    return [*([index] if extents else []), *reversed(parts)]

@@ -14,6 +14,7 @@ from typing import Any
 from tvm import relax, te
 
 from lepton_tvm.ir.graph import Expr, op_name, shape_of
+from lepton_tvm.ir.kernels.indices import unflatten
 
 __all__ = ["View", "view_of"]
 
@@ -103,18 +104,10 @@ def _reshaped(index: Indices, shape: Sequence[int], to: Sequence[int]) -> Indice
         flat: Any = 0
         for axis in group:
             flat = flat * shape[axis] + index[axis]
-        result.extend(_unflatten(flat, [to[axis] for axis in other]))
+        result.extend(unflatten(flat, [to[axis] for axis in other]))
         here, there = group[-1] + 1, other[-1] + 1
     return result
 
 
 def _size(shape: Sequence[int], axes: Sequence[int]) -> int:
     return math.prod(shape[axis] for axis in axes)
-
-
-def _unflatten(flat: Any, extents: Sequence[int]) -> Indices:
-    parts: Indices = []
-    for extent in reversed(extents[1:]):
-        parts.append(flat % extent)
-        flat = flat // extent
-    return [flat, *reversed(parts)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.kernels.conv2d import copied, product
+from lepton_tvm.ir.kernels.indices import unflatten
 
 __all__ = ["MatmulShape", "matmul", "pack_matmul_weight", "rows_of", "stored"]
 
@@ -122,7 +122,7 @@ def rows_of(x: te.Tensor, s: MatmulShape) -> Any:
     def direct(m: Any, c: Any) -> Any:
         if s.rows_padded != s.rows:
             m = tirx.min(m, s.rows - 1)
-        return x[(*_unflatten(m, s.leading), c)]
+        return x[(*unflatten(m, s.leading), c)]
 
     if s.depth_padded == s.depth and (s.dot != 2 or s.bfloat16):
         return direct
@@ -135,11 +135,3 @@ def rows_of(x: te.Tensor, s: MatmulShape) -> Any:
 
     copy = te.compute((s.rows_padded, s.depth_padded), value, name="pad")
     return lambda m, c: copy[m, c]
-
-
-def _unflatten(index: Any, extents: Sequence[int]) -> list[Any]:
-    parts = []
-    for extent in reversed(extents[1:]):
-        parts.append(index % extent)
-        index = index // extent
-    return [*([index] if extents else []), *reversed(parts)]
