@@ -33,25 +33,34 @@ needs_onnxruntime = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolution with a global pool: x [1, 3, 12, 12] -> y [1, 16, 1, 1]."""
+def node(op: str, operand: str, result: str, **attributes: Any) -> onnx.NodeProto:
+    """An op; a convolution reads `w`, 16 filters of 3x3."""
+    if op == "Conv":
+        return helper.make_node(op, [operand, "w"], [result], kernel_shape=[3, 3])
+    return helper.make_node(op, [operand], [result], **attributes)
+
+
+def saved(path: Path, kind: int, *nodes: onnx.NodeProto) -> Path:
+    """A model file: x [1, 3, 12, 12] -> y [1, 16, 1, 1]."""
     weight = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype("float32")
     graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3]),
-            helper.make_node("Relu", ["c"], ["r"]),
-            helper.make_node("GlobalAveragePool", ["r"], ["y"]),
-        ],
-        "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 12, 12])],
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info("x", kind, [1, 3, 12, 12])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 1, 1])],
         [numpy_helper.from_array(weight, "w")],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path_factory.mktemp("bench") / "small.onnx"
     onnx.save(made, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convolution with a global pool."""
+    file = tmp_path_factory.mktemp("bench") / "small.onnx"
+    ops = node("Conv", "x", "c"), node("Relu", "c", "r"), node("GlobalAveragePool", "r", "y")
+    return saved(file, TensorProto.FLOAT, *ops)
 
 
 BFLOAT16 = best_isa().bf16
@@ -114,23 +123,11 @@ def test_refused_before_the_work(options: dict[str, Any], message: str) -> None:
 
 @pytest.fixture(scope="module")
 def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolution of uint8 pictures: x [1, 3, 12, 12] -> y [1, 16, 1, 1]."""
-    weight = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype("float32")
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
-            helper.make_node("Conv", ["f", "w"], ["c"], kernel_shape=[3, 3]),
-            helper.make_node("GlobalAveragePool", ["c"], ["y"]),
-        ],
-        "pixels",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 12, 12])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 1, 1])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path_factory.mktemp("bench") / "pixels.onnx"
-    onnx.save(made, path)
-    return path
+    """A convolution of uint8 pictures."""
+    file = tmp_path_factory.mktemp("bench") / "pixels.onnx"
+    cast = node("Cast", "x", "f", to=TensorProto.FLOAT)
+    ops = cast, node("Conv", "f", "c"), node("GlobalAveragePool", "c", "y")
+    return saved(file, TensorProto.UINT8, *ops)
 
 
 @pytest.mark.skipif(
