@@ -56,8 +56,9 @@ def test_a_device_that_is_lost_after_the_search_is_replaced(
     monkeypatch.setattr("lepton_tvm.tuning.confirm._LOOKED_FASTER", 0.0)
     monkeypatch.setattr("lepton_tvm.tuning.confirm._SURELY_FASTER", 0.0)
     url = f"sqlite:///{tmp_path / 'tune.db'}"
-    where = {"tracker": tracker.address, "key": "other"}
-    result = tune(model, trials=18, db=url, **where, on_status=watch)
+    result = tune(
+        model, trials=18, db=url, tracker=tracker.address, key="other", on_status=watch
+    )  # fmt: skip
     assert killed
     assert result.trials == 18
     (told,) = [note for note in result.notes if "was lost" in note]
