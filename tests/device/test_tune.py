@@ -45,7 +45,7 @@ def test_a_device_that_is_lost_after_the_search_is_replaced(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    killed = []
+    killed: list[int] = []
 
     def watch(status: Status) -> None:
         if status.phase == "comparing" and not killed:
