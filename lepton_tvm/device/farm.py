@@ -20,6 +20,7 @@ from lepton_tvm.device.wire import own_version
 from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.runtime.library import tvm_version
 from lepton_tvm.targets import Target, parse_target
+from lepton_tvm.targets.cuda import gpu_of
 
 __all__ = ["DevicePool", "farm_target"]
 
@@ -196,7 +197,24 @@ def farm_target(
             f"the devices of key {key!r} ({cpu}) lack {', '.join(missing)}, which target {target} "
             f"needs; leave the target out to take their best ({native})"
         )
+    _check_gpu(target, key, pool)
     return replace(target, cores=int(pool.machine["cores"]))
+
+
+def _check_gpu(target: Target, key: str, pool: DevicePool) -> None:
+    """Raise TargetError where the target is for a GPU that the devices do not have."""
+    if target.family != "cuda":
+        return
+    needed = gpu_of(target).capability
+    gpus = list(pool.facts.get("gpus", ()))
+    found = int(gpus[0]["capability"]) if gpus else 0
+    if found >= needed:
+        return
+    have = f"{gpus[0]['name']}, of compute capability {found / 10}" if gpus else "no NVIDIA GPU"
+    raise TargetError(
+        f"target {target} needs an NVIDIA GPU of compute capability {needed / 10} or newer, the "
+        f"devices of key {key!r} ({pool.machine['cpu']}) have {have}"
+    )
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

@@ -37,9 +37,12 @@ def serve(channel: socket.socket) -> None:
         return
     request = run_request(message["request"])
     limit_cpu_time(message["timeout_s"] * request.threads)
-    limit_memory(
-        _MEMORY + _MEMORY_PER_BYTE * request_bytes(request) + _MEMORY_PER_THREAD * request.threads
-    )
+    if not request.on_gpu:  # a GPU's driver reserves more address space than any machine has memory
+        limit_memory(
+            _MEMORY
+            + _MEMORY_PER_BYTE * request_bytes(request)
+            + _MEMORY_PER_THREAD * request.threads
+        )
     send(channel, to_json(_try_run(request)))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from lepton_tvm.targets.driver import gpus
-from tests.gpu import cases
+from tests.gpu import cases, emulator
 
 Run = Callable[..., Any]
 
@@ -40,4 +41,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 def _pool(emulated: bool) -> ProcessPoolExecutor:
     fresh = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, fresh, cases.prepare, (emulated,))
+    pool = ProcessPoolExecutor(1, fresh, cases.prepare, (emulated,))
+    with emulator.emulated() if emulated else nullcontext():
+        pool.submit(int).result()  # the process starts with the environment of now
+    return pool

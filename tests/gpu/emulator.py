@@ -1,29 +1,31 @@
 """Kernels for GPUs run on this machine's CPU: their CUDA source, through `gpu_emulator.h`.
 
-`Emulated` stands in for what only a GPU has: the compiler to machine code (here g++), the loader of
-kernels (TVM's `ffi.Module.load_from_bytes.cuda`) and the device's memory (ordinary memory).
+What only a GPU's machine has is stood in for at its lowest end: g++ for the compiler to machine
+code (`emulated_binary`), and `emulated_driver.cc` for NVIDIA's driver and CUDA's runtime library,
+which processes find by LD_LIBRARY_PATH. All between is the real thing: the project's own loader,
+and TVM's CUDA runtime, which loads modules, packs arguments, launches and copies.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import os
 import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import tvm_ffi
+from lepton_tvm.artifact import nvrtc
 
-__all__ = ["emulated_binary", "install"]
+__all__ = ["emulated", "emulated_binary", "environment"]
 
-_HEADER = Path(__file__).with_name("gpu_emulator.h")
+_HERE = Path(__file__).parent
 _MAGIC = b"\x50\xed\x55\xba"
 _KERNEL = re.compile(
-    r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{', re.DOTALL
+    r'extern "C" __global__ void (?:__launch_bounds__\((\d+)\) )?(\w+)\(([^)]*)\) \{', re.DOTALL
 )
 _FLAGS = (
     "-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-ffp-contract=off", "-fPIC", "-shared",
@@ -36,87 +38,68 @@ def emulated_binary(source: str, archs: Sequence[str]) -> bytes:
     """In place of `nvrtc.compile_binary`: a shared library behind a fat binary's first bytes."""
     kernels = _KERNEL.findall(source)
     first = source.index('extern "C" __global__')
-    wrappers = "\n".join(_wrapper(name, arguments) for name, arguments in kernels)
+    wrappers = "\n".join(_wrapper(*kernel) for kernel in kernels)
     with tempfile.TemporaryDirectory() as scratch:
         text, made = Path(scratch) / "kernels.cc", Path(scratch) / "kernels.so"
         # C++ wants alignment first
         body = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", source[first:])
-        text.write_text(f'#include "{_HEADER}"\n{body}\n{wrappers}')
-        done = subprocess.run(
-            ["g++", *_FLAGS, "-o", made, text], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[:4000]
-        return _MAGIC + made.read_bytes()
+        text.write_text(f'#include "{_HERE / "gpu_emulator.h"}"\n{body}\n{wrappers}')
+        _build([*_FLAGS, "-o", str(made), str(text)])
+        code = made.read_bytes()
+    return _MAGIC + struct.pack("<IQ", 0, len(code)) + code
 
 
-def _wrapper(name: str, arguments: str) -> str:
-    """A packed function: pointers first, then the launch, whose order `LAUNCH` tells."""
+def _wrapper(threads: str, name: str, arguments: str) -> str:
+    """What the emulated driver finds of a kernel: `struct Kernel` there."""
     types = [a.strip().rsplit(" ", 1)[0].replace("__restrict__", "") for a in arguments.split(",")]
-    casts = ", ".join(f"({kind})args[{i}].pointer" for i, kind in enumerate(types))
+    values = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
     return f"""
-static std::vector<int> launch_{name};
-extern "C" void launch_order_{name}(const int* order, int count) {{
-  launch_{name}.assign(order, order + count);
+static void body_{name}(void** args) {{ {name}({values}); }}
+static void launch_{name}(void** args, const unsigned* extents) {{
+  launch(body_{name}, args, extents);
 }}
-extern "C" int __tvm_ffi_{name}(void*, const TVMFFIAny* args, int32_t count, TVMFFIAny*) {{
-  int extent[6] = {{1, 1, 1, 1, 1, 1}};
-  for (size_t i = 0; i < launch_{name}.size(); ++i)
-    extent[launch_{name}[i]] = static_cast<int>(args[{len(types)} + i].integer);
-  launch([&] {{ {name}({casts}); }}, {{extent[0], extent[1], extent[2]}},
-         {{extent[3], extent[4], extent[5]}});
-  return 0;
-}}"""
+extern "C" const Kernel kernel_{name} = {{launch_{name}, {threads or 0}, {len(types)}}};"""
 
 
 @functools.cache
-def install() -> None:
-    """Let TVM in this process load emulated kernels and take ordinary memory for a GPU's."""
-    cpu = tvm_ffi.get_global_func("device_api.cpu")
-    tvm_ffi.register_global_func("device_api.cuda", lambda: cpu(), override=True)
-    tvm_ffi.register_global_func("ffi.Module.load_from_bytes.cuda", _loaded, override=True)
+def _libraries() -> Path:
+    """A folder with libcuda.so.1 and libcudart.so.13 of the emulator; it stays until the end."""
+    folder = Path(_scratch().name)
+    source = str(_HERE / "emulated_driver.cc")
+    common = ["-std=c++17", "-O1", "-fPIC", "-shared", source]
+    common += [option for option in nvrtc._includes() if option.startswith("-I")]
+    names = folder / "names.map"
+    names.write_text("libcudart.so.13 { global: cuda*; };")
+    driver = folder / "libcuda.so.1"
+    _build([*common, "-DDRIVER", "-Wl,-soname,libcuda.so.1", "-o", str(driver)])
+    runtime = ["-Wl,-soname,libcudart.so.13", f"-Wl,--version-script={names}", str(driver)]
+    _build([*common, *runtime, "-o", str(folder / "libcudart.so.13")])
+    return folder
 
 
-def _loaded(data: bytes) -> Any:
-    """A module of emulated kernels from a CUDA module's bytes (see `artifact/device_code.py`)."""
-    blob = bytes(data)
-    start = blob.index(_MAGIC)
-    with tempfile.TemporaryDirectory(prefix="gpu-emulator-") as folder:
-        path = Path(folder) / "kernels.so"
-        path.write_bytes(blob[start + len(_MAGIC) :])
-        library = ctypes.CDLL(str(path))
-        for name, tags in _launch_tags(blob[: start - 8]).items():
-            places = [
-                ("blockIdx", "threadIdx").index(t[:-2]) * 3 + "xyz".index(t[-1]) for t in tags
-            ]
-            given = (ctypes.c_int * len(places))(*places)
-            getattr(library, f"launch_order_{name}")(given, len(places))
-        return tvm_ffi.load_module(str(path))
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="emulated-gpu-")
 
 
-def _launch_tags(table: bytes) -> dict[str, list[str]]:
-    """Kernel name -> its launch parameters in order, from TVM's table of kernels."""
-    strings = _strings(table)
-    found: dict[str, list[str]] = {}
-    name = None
-    for text in strings:
-        if re.fullmatch(r"(blockIdx|threadIdx)\.[xyz]", text):
-            assert name is not None
-            found[name].append(text)
-        else:
-            name = text
-            found.setdefault(name, [])
-    return {name: tags for name, tags in found.items() if tags}
+def environment() -> Mapping[str, str]:
+    """What a new process needs in its environment to find the emulated GPU."""
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(_libraries()), inherited]))}
 
 
-def _strings(table: bytes) -> list[str]:
-    """Every length-prefixed string of printable characters, in order."""
-    found, at = [], 0
-    while at + 8 <= len(table):
-        (length,) = struct.unpack_from("<Q", table, at)
-        text = table[at + 8 : at + 8 + length]
-        if 4 < length < 256 and len(text) == length and re.fullmatch(rb"[\w.]+", text):
-            found.append(text.decode())
-            at += 8 + length
-        else:
-            at += 1
-    return found
+@contextmanager
+def emulated() -> Iterator[None]:
+    """Processes that are started meanwhile find the emulated GPU."""
+    before = dict(os.environ)
+    os.environ.update(environment())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _build(options: Sequence[str]) -> None:
+    done = subprocess.run(["g++", *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]

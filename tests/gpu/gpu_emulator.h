@@ -7,15 +7,12 @@
 // real GPU does beyond the CUDA programming guide's words.
 #include <ucontext.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <functional>
-#include <random>
-#include <vector>
+// Each kernel is compiled by itself, so nothing is included that takes long to read.
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define __global__
 #define __device__
@@ -35,16 +32,19 @@ struct Fiber {
   ucontext_t context;
   State state;
   Index3 index;
-  std::vector<char> stack;
+  char* stack;
 };
-static std::vector<Fiber> fibers;
+static const int MOST = 1024;
+static Fiber fibers[MOST];
+static int fiber_count;
 static ucontext_t scheduler;
 static Fiber* running;
-static std::function<void()> kernel_body;
+static void (*kernel_body)(void**);
+static void** kernel_arguments;
 static const size_t STACK = 192 * 1024;
 
 static void fiber_main() {
-  kernel_body();
+  kernel_body(kernel_arguments);
   running->state = DONE;
   swapcontext(&running->context, &scheduler);
 }
@@ -56,39 +56,45 @@ static void __syncthreads() { wait_for(BLOCK_BARRIER); }
 static int linear_thread() {
   return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
 }
+static int smaller(int a, int b) { return a < b ? a : b; }
 static void release_warps() {
-  for (size_t w = 0; w < fibers.size(); w += 32) {
-    size_t end = std::min(w + 32, fibers.size());
+  for (int w = 0; w < fiber_count; w += 32) {
+    int end = smaller(w + 32, fiber_count);
     bool all = true;
-    for (size_t i = w; i < end; ++i)
+    for (int i = w; i < end; ++i)
       all = all && (fibers[i].state == WARP_BARRIER || fibers[i].state == DONE);
-    for (size_t i = w; all && i < end; ++i)
+    for (int i = w; all && i < end; ++i)
       if (fibers[i].state == WARP_BARRIER) fibers[i].state = READY;
   }
 }
-static void run_block(std::mt19937& random) {
-  size_t count = static_cast<size_t>(blockDim.x) * blockDim.y * blockDim.z;
-  if (fibers.size() < count) fibers.resize(count);
-  fibers.resize(count);
-  std::vector<size_t> order(count);
-  for (size_t i = 0; i < count; ++i) {
+static void shuffle(int* order, uint32_t& seed) {
+  for (int i = fiber_count - 1; i > 0; --i) {
+    seed = seed * 1664525u + 1013904223u;
+    int other = static_cast<int>((seed >> 8) % (i + 1)), kept = order[i];
+    order[i] = order[other];
+    order[other] = kept;
+  }
+}
+static void run_block(uint32_t& seed) {
+  static int order[MOST];
+  fiber_count = blockDim.x * blockDim.y * blockDim.z;
+  for (int i = 0; i < fiber_count; ++i) {
     Fiber& f = fibers[i];
     order[i] = i;
-    f.stack.resize(STACK);
+    if (f.stack == nullptr) f.stack = static_cast<char*>(malloc(STACK));
     f.state = READY;
-    f.index = {static_cast<int>(i % blockDim.x), static_cast<int>(i / blockDim.x % blockDim.y),
-               static_cast<int>(i / blockDim.x / blockDim.y)};
+    f.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.data();
+    f.context.uc_stack.ss_sp = f.stack;
     f.context.uc_stack.ss_size = STACK;
     f.context.uc_link = nullptr;
     makecontext(&f.context, fiber_main, 0);
   }
   while (true) {
-    std::shuffle(order.begin(), order.end(), random);
+    shuffle(order, seed);
     bool ran = false, left = false, at_barrier = true;
-    for (size_t i : order) {
-      Fiber& f = fibers[i];
+    for (int i = 0; i < fiber_count; ++i) {
+      Fiber& f = fibers[order[i]];
       if (f.state == READY) {
         running = &f;
         threadIdx = f.index;
@@ -96,28 +102,32 @@ static void run_block(std::mt19937& random) {
         ran = true;
       }
     }
-    for (Fiber& f : fibers) {
-      left = left || f.state != DONE;
-      at_barrier = at_barrier && f.state == BLOCK_BARRIER;
+    for (int i = 0; i < fiber_count; ++i) {
+      left = left || fibers[i].state != DONE;
+      at_barrier = at_barrier && fibers[i].state == BLOCK_BARRIER;
     }
     if (!left) return;
     release_warps();
-    if (at_barrier)  // all of them: a thread that has left may not be waited for
-      for (Fiber& f : fibers) f.state = READY;
-    else if (!ran) {
-      std::fprintf(stderr, "gpu emulator: not every thread of the block reaches the barrier\n");
-      std::abort();
+    if (at_barrier) {  // all of them: a thread that has left may not be waited for
+      for (int i = 0; i < fiber_count; ++i) fibers[i].state = READY;
+    } else if (!ran) {
+      fprintf(stderr, "gpu emulator: not every thread of the block reaches the barrier\n");
+      abort();
     }
   }
 }
-static void launch(const std::function<void()>& body, Index3 grid, Index3 block) {
-  std::mt19937 random(1234);
+static Index3 index3(const unsigned* from) {
+  return {static_cast<int>(from[0]), static_cast<int>(from[1]), static_cast<int>(from[2])};
+}
+static void launch(void (*body)(void**), void** arguments, const unsigned* extents) {
+  uint32_t seed = 1234;
   kernel_body = body;
-  gridDim = grid;
-  blockDim = block;
+  kernel_arguments = arguments;
+  const Index3 grid = gridDim = index3(extents);
+  blockDim = index3(extents + 3);
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block(random);
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block(seed);
 }
 
 // ---- warps --------------------------------------------------------------------------------------
@@ -125,11 +135,11 @@ static char exchanged[64][32][8];
 template <typename T>
 static T exchange(T value, int source) {
   int warp = linear_thread() / 32, lane = linear_thread() % 32;
-  std::memcpy(exchanged[warp][lane], &value, sizeof(T));
+  memcpy(exchanged[warp][lane], &value, sizeof(T));
   wait_for(WARP_BARRIER);
   T got = value;
-  int size = std::min(32, static_cast<int>(fibers.size()) - warp * 32);
-  if (source >= 0 && source < size) std::memcpy(&got, exchanged[warp][source], sizeof(T));
+  int size = smaller(32, fiber_count - warp * 32);
+  if (source >= 0 && source < size) memcpy(&got, exchanged[warp][source], sizeof(T));
   wait_for(WARP_BARRIER);
   return got;
 }
@@ -161,10 +171,10 @@ VECTORS(unsigned char, uchar)
 
 template <typename T> static T max(T a, T b) { return a < b ? b : a; }
 template <typename T> static T min(T a, T b) { return b < a ? b : a; }
-static inline float max(float a, float b) { return std::fmax(a, b); }
-static inline float min(float a, float b) { return std::fmin(a, b); }
-static inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
-static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+static inline float max(float a, float b) { return fmaxf(a, b); }
+static inline float min(float a, float b) { return fminf(a, b); }
+static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; ++i)
     c += static_cast<int>(static_cast<int8_t>(a >> 8 * i)) *
@@ -177,13 +187,13 @@ struct nv_bfloat16 {
   nv_bfloat16() = default;
   nv_bfloat16(float value) {  // half to even
     uint32_t word;
-    std::memcpy(&word, &value, 4);
-    bits = std::isnan(value) ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+    memcpy(&word, &value, 4);
+    bits = isnan(value) ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
   }
   operator float() const {
     uint32_t word = static_cast<uint32_t>(bits) << 16;
     float value;
-    std::memcpy(&value, &word, 4);
+    memcpy(&value, &word, 4);
     return value;
   }
 };
@@ -212,8 +222,8 @@ static void fill_fragment(F& f, V value) {
 template <typename F, typename T>
 static void load_matrix_sync(F& f, const T* p, unsigned stride) {
   if (reinterpret_cast<uintptr_t>(p) % 32 || stride * sizeof(T) % 16) {
-    std::fprintf(stderr, "gpu emulator: a fragment is loaded from an unaligned address\n");
-    std::abort();
+    fprintf(stderr, "gpu emulator: a fragment is loaded from an unaligned address\n");
+    abort();
   }
   if (!first_lane()) return;
   for (int i = 0; i < 16; ++i) for (int j = 0; j < 16; ++j) f.value[i][j] = p[i * stride + j];
@@ -241,5 +251,9 @@ static void store_matrix_sync(T* p, const fragment<accumulator, 16, 16, 16, T>& 
 }  // namespace wmma
 }  // namespace nvcuda
 
-// ---- TVM's calling convention -------------------------------------------------------------------
-struct TVMFFIAny { int32_t type; uint32_t padding; union { int64_t integer; void* pointer; }; };
+// ---- what the emulated driver finds of a kernel ------------------------------------------------
+struct Kernel {
+  void (*launch)(void** arguments, const unsigned* extents);
+  int threads;  // __launch_bounds__, 0 without
+  int arguments;
+};
