@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 from lepton_tvm.artifact.device_code import device_source
@@ -17,7 +19,7 @@ from lepton_tvm.passes.fused_sums import fused_sums
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 
-__all__ = ["DEVICE_PIPELINE", "build_device", "build_failure"]
+__all__ = ["DEVICE_PIPELINE", "build_device", "build_failure", "launches"]
 
 #: The name under which the lowering of loop nests for GPUs is registered with TVM.
 DEVICE_PIPELINE = "lepton_tvm_device"
@@ -36,8 +38,9 @@ def build_device(
 ) -> tuple[Any, bytes]:
     """What `tvm.compile` makes of a scheduled module, and the machine code of its kernels.
 
-    Raises CompileError where a function has no schedule (it would run on one thread), and with the
-    compiler's message where a kernel needs more threads, registers or shared memory than there are.
+    Raises CompileError where a function has no schedule (it would run on one thread), asks for a
+    larger grid or more threads than there are, or, with the compiler's message, for more memory.
+    Registers cannot be too many: the compiler is told the threads of a block.
     """
     _check_scheduled(mod, target)
     options = {} if relax_pipeline is None else {"relax_pipeline": relax_pipeline}
@@ -61,50 +64,56 @@ def build_failure(error: Exception, target: Target) -> CompileError:
 
 
 def _check_scheduled(mod: tvm.IRModule, target: Target) -> None:
+    """Every loop nest must be one for a GPU, of a size that can be launched."""
     gpu = gpu_of(target)
     for gvar, func in mod.functions.items():
         if not isinstance(func, tirx.PrimFunc):
             continue
-        threads = thread_counts(func)
-        if not threads:
-            raise CompileError(
-                f"no template schedules '{gvar.name_hint}' for {target}; "
-                "please report it with the model"
-            )
-        if max(threads) > gpu.threads:
-            raise CompileError(
-                f"'{gvar.name_hint}' asks for {max(threads)} threads a block, {target} has "
-                f"{gpu.threads}"
-            )
+        for extents in launches(func):
+            threads = math.prod(n for tag, n in extents.items() if tag.startswith("threadIdx"))
+            if not any(tag.startswith("threadIdx") for tag in extents):
+                raise CompileError(
+                    f"no template schedules '{gvar.name_hint}' for {target}; "
+                    "please report it with the model"
+                )
+            if threads > gpu.threads:
+                raise CompileError(
+                    f"'{gvar.name_hint}' asks for {threads} threads a block, {target} has "
+                    f"{gpu.threads}"
+                )
+            for tag, most in gpu.extents.items():
+                if extents.get(tag, 1) > most:
+                    raise CompileError(
+                        f"'{gvar.name_hint}' asks for a {tag} of {extents[tag]}, {target} has "
+                        f"{most}; please report it with the model"
+                    )
 
 
-def thread_counts(func: tirx.PrimFunc) -> list[int]:
-    """Threads of a block for every outermost loop nest of a scheduled function that has any."""
-    counts: list[int] = []
+def launches(func: tirx.PrimFunc) -> list[dict[str, int]]:
+    """What each outermost loop nest of a scheduled function is launched with, in order.
 
-    def visit(node: Any, around: dict[str, int]) -> None:
-        if isinstance(node, tirx.For):
-            tag = str(node.thread_binding.thread_tag) if node.thread_binding is not None else ""
-            if tag.startswith("threadIdx"):
-                around = {**around, tag: int(node.extent)}
-                total = 1
-                for extent in around.values():
-                    total *= extent
-                counts.append(total)
-            visit(node.body, around)
-            return
-        for child in _children(node):
-            visit(child, around)
-
-    visit(func.body, {})
-    return counts
+    The extents of `blockIdx.x`, ..., `threadIdx.z`, where they are bound: none of a nest that is
+    not for a GPU.
+    """
+    body = func.body
+    while not isinstance(body, tirx.For | tirx.SeqStmt):
+        inner = getattr(body, "block", None) or getattr(body, "body", None)
+        if inner is None:
+            return []
+        body = inner
+    return [_extents(nest) for nest in (body.seq if isinstance(body, tirx.SeqStmt) else [body])]
 
 
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, tirx.SeqStmt):
-        return list(node.seq)
-    found = [getattr(node, name, None) for name in ("body", "block", "then_case", "else_case")]
-    return [child for child in found if child is not None]
+def _extents(nest: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+
+    def visit(loop: tirx.For) -> None:
+        if loop.thread_binding is not None:
+            tag = str(loop.thread_binding.thread_tag)
+            found[tag] = max(found.get(tag, 0), int(loop.extent))
+
+    tvm_ffi.structural_walk(nest, (tirx.For, visit))
+    return found
 
 
 @contextmanager

@@ -38,6 +38,8 @@ def inspect(file: FileArg, as_json: Json = False) -> Output:
         **read_manifest(file),
         "size_bytes": file.stat().st_size,
     }
+    if data.get("gpu") is not None:
+        data["machine_code"] = _machine_code(file)
     return Output(data, _artifact_view(data))
 
 
@@ -121,6 +123,20 @@ def _model_text(data: dict[str, Any]) -> str:
     )
 
 
+def _machine_code(file: Path) -> dict[str, dict[str, Any]]:
+    """What a launch of each kernel takes, by architecture."""
+    from lepton_tvm.artifact.cubin import cubins
+
+    fields = ("threads", "registers", "shared_bytes", "local_bytes")
+    return {
+        cubin.arch: {
+            name: {field: getattr(kernel, field) for field in fields}
+            for name, kernel in cubin.kernels.items()
+        }
+        for cubin in cubins(file.read_bytes())
+    }
+
+
 def _needs(data: dict[str, Any]) -> str:
     gpu = data.get("gpu")
     if gpu is None:
@@ -149,4 +165,17 @@ def _artifact_view(data: dict[str, Any]) -> Any:
     for kernel in data["kernels"]:
         fields = ("name", "op", "precision", "isa", "instruction", "macs", "schedule")
         table.add_row(*("" if kernel.get(f) is None else str(kernel[f]) for f in fields))
-    return Group("\n".join(head), table)
+    return Group("\n".join(head), table, *_code_tables(data))
+
+
+def _code_tables(data: dict[str, Any]) -> list[Any]:
+    """For each architecture of a GPU: threads of a block, registers of a thread, bytes."""
+    from rich.table import Table
+
+    tables = []
+    for arch, kernels in data.get("machine_code", {}).items():
+        table = Table(f"machine code, {arch}", "threads", "registers", "shared", "local (spilled)")
+        for name, figures in kernels.items():
+            table.add_row(name, *map(str, figures.values()))
+        tables.append(table)
+    return tables

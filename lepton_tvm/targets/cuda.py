@@ -24,18 +24,23 @@ class Gpu:
     """One architecture, or several in one artifact (then the figures are those of the lowest).
 
     `name` is what stands behind the colon of a target, `archs` the architectures that machine code
-    is made for. `threads` and `shared_bytes` are what a thread block may have (shared memory
-    without asking the driver for more). `dp4a`: one instruction adds four byte products;
-    `tensor_types`: what tensor cores multiply here through `wmma`.
+    is made for. `threads`, `block_registers` and `shared_bytes` are what a thread block may have
+    (shared memory without asking the driver for more). `tensor_types`: what tensor cores multiply
+    here through `wmma`. `processors`, `processor_threads` and `processor_shared` are the
+    multiprocessors of a common large GPU, and the threads and bytes that each holds, for estimates
+    only. Every architecture of the table has `dp4a`: one instruction that adds four byte products.
     """
 
     name: str
     archs: tuple[str, ...]
     tensor_types: tuple[str, ...] = ()
-    dp4a: bool = True
     threads: int = 1024
+    block_registers: int = 65536
     shared_bytes: int = 49152
     warp: int = 32
+    processors: int = 80
+    processor_threads: int = 2048
+    processor_shared: int = 98304
     # what passes for CPUs ask of a level
     flags: tuple[str, ...] = ()
     lanes: int = 1
@@ -51,6 +56,12 @@ class Gpu:
         return "bfloat16" in self.tensor_types
 
     @property
+    def extents(self) -> dict[str, int]:
+        """The largest grid and block, dimension by dimension; the same on all."""
+        grid = {"blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535}
+        return {**grid, "threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64}
+
+    @property
     def capability(self) -> int:
         """The lowest compute capability that can run it: 80 for 8.0."""
         return _number(self.archs[0])
@@ -62,6 +73,14 @@ def _number(arch: str) -> int:
 
 _INT8 = ("int8",)
 _BF16 = ("int8", "bfloat16")
+
+
+def _gpu(name: str, tensor_types: tuple[str, ...], processors: int, threads: int, kib: int) -> Gpu:
+    """`threads` and `kib` of shared memory: of a multiprocessor."""
+    return Gpu(
+        name, (name,), tensor_types,
+        processors=processors, processor_threads=threads, processor_shared=kib * 1024,
+    )  # fmt: skip
 
 
 class _Levels(dict[str, Gpu]):
@@ -85,20 +104,21 @@ class _Levels(dict[str, Gpu]):
 
 
 #: dp4a came with 6.1, int8 tensor cores with 7.2, bfloat16 with 8.0. CUDA 13 builds for 7.5 on.
+#: Left out: 6.0, which has no dp4a, and 6.2, which gives a block half the registers.
 GPUS = _Levels(
     {
         gpu.name: gpu
         for gpu in (
-            Gpu("sm_61", ("sm_61",)),
-            Gpu("sm_70", ("sm_70",)),
-            Gpu("sm_75", ("sm_75",), _INT8),
-            Gpu("sm_80", ("sm_80",), _BF16),
-            Gpu("sm_86", ("sm_86",), _BF16),
-            Gpu("sm_87", ("sm_87",), _BF16),
-            Gpu("sm_89", ("sm_89",), _BF16),
-            Gpu("sm_90", ("sm_90",), _BF16),
-            Gpu("sm_100", ("sm_100",), _BF16),
-            Gpu("sm_120", ("sm_120",), _BF16),
+            _gpu("sm_61", (), 28, 2048, 96),
+            _gpu("sm_70", (), 80, 2048, 96),
+            _gpu("sm_75", _INT8, 40, 1024, 64),
+            _gpu("sm_80", _BF16, 108, 2048, 164),
+            _gpu("sm_86", _BF16, 84, 1536, 100),
+            _gpu("sm_87", _BF16, 16, 1536, 164),
+            _gpu("sm_89", _BF16, 128, 1536, 100),
+            _gpu("sm_90", _BF16, 132, 2048, 228),
+            _gpu("sm_100", _BF16, 148, 2048, 228),
+            _gpu("sm_120", _BF16, 170, 1536, 100),
         )
     }
 )

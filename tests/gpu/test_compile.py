@@ -13,15 +13,18 @@ from tvm import te
 import lepton_tvm as lt
 from lepton_tvm import device_build
 from lepton_tvm.artifact import device_code, nvrtc, read_manifest
+from lepton_tvm.artifact.cubin import cubins
 from lepton_tvm.artifact.nvrtc import compile_binary
 from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import ArtifactError, CompileError, TargetError
+from lepton_tvm.ir.kernels.gemm import GemmShape, gemm
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.targets import parse_target
+from lepton_tvm.targets.cuda import gpu_of
 from lepton_tvm.trials.kernel_build import build_kernel
 from lepton_tvm.trials.requests import BuildRequest
 from tests.cli.conftest import Lepton, lepton
-from tests.gpu.machine_code import FFMA, HMMA, IMMA, cubins
+from tests.gpu.machine_code import FFMA, HMMA, IMMA, opcodes
 
 __all__ = ["lepton"]  # the fixture
 
@@ -46,8 +49,34 @@ def test_machine_code_for_both_architectures_is_in_the_artifact(artifact: Path) 
     for kernels in found.values():
         for product in products:
             name = f"{product['name']}_kernel"
-            assert kernels[name][IMMA] > 0, (name, kernels[name])
-            assert kernels[name][HMMA] == 0
+            found_there = opcodes(kernels[name])
+            assert found_there[IMMA] > 0, (name, found_there)
+            assert found_there[HMMA] == 0
+
+
+def test_every_kernel_keeps_the_limits_of_a_launch(artifact: Path) -> None:
+    gpu = gpu_of(parse_target(ARCHS))
+    for cubin in cubins(artifact.read_bytes()):
+        assert cubin.kernels
+        for name, kernel in cubin.kernels.items():
+            assert 0 < kernel.threads <= gpu.threads, (name, kernel)
+            assert 0 < kernel.registers * kernel.threads <= gpu.block_registers, (name, kernel)
+            assert kernel.shared_bytes <= gpu.shared_bytes, (name, kernel)
+            assert kernel.local_bytes == 0, (name, kernel)
+
+
+def test_figures_of_machine_code_are_read() -> None:
+    source = """extern "C" __global__ void __launch_bounds__(96, 1) f(float* p, int n) {
+        __shared__ float s[96]; float a[64];
+        for (int i = 0; i < 64; ++i) a[i] = p[i * n];
+        for (int i = 0; i < n; ++i) a[(i * i) % 64] += a[i % 64];
+        s[threadIdx.x] = a[n % 64]; __syncthreads(); p[threadIdx.x] = s[95 - threadIdx.x]; }"""
+    for arch in ("sm_75", "sm_90", "sm_120"):
+        (cubin,) = cubins(compile_binary(source, [arch]))
+        kernel = cubin.kernels["f"]
+        assert (cubin.arch, kernel.threads, kernel.shared_bytes) == (arch, 96, 96 * 4)
+        assert kernel.local_bytes == 64 * 4
+        assert 8 <= kernel.registers <= 255
 
 
 def test_manifest_and_inspect_tell_gpus_and_instructions(artifact: Path, lepton: Lepton) -> None:
@@ -60,6 +89,10 @@ def test_manifest_and_inspect_tell_gpus_and_instructions(artifact: Path, lepton:
     shown = lepton("inspect", str(artifact)).out
     assert "compute capability 8.0 or newer" in shown
     assert "mma s8" in shown
+    told = lepton("inspect", str(artifact), "--json").json["machine_code"]
+    assert sorted(told) == ["sm_80", "sm_90"]
+    name = f"{manifest['kernels'][0]['name']}_kernel"
+    assert set(told["sm_80"][name]) == {"threads", "registers", "shared_bytes", "local_bytes"}
 
 
 def test_one_kernel_is_built_for_tuning(tmp_path: Path) -> None:
@@ -71,7 +104,7 @@ def test_one_kernel_is_built_for_tuning(tmp_path: Path) -> None:
     (cubin,) = cubins(built.read_bytes())
     assert cubin.arch == "sm_80"
     # requantization must round as on CPUs: nothing is fused that does not ask for it
-    assert cubin.kernels["main_kernel"][FFMA] == 0
+    assert opcodes(cubin.kernels["main_kernel"])[FFMA] == 0
 
 
 def test_too_much_shared_memory_is_an_error_of_the_build() -> None:
@@ -120,6 +153,39 @@ def test_a_block_of_too_many_threads_is_refused() -> None:
     sch.bind(inner, "threadIdx.x")
     with pytest.raises(CompileError, match="2048 threads a block, cuda:sm_80 has 1024"):
         device_build.build_device(sch.mod, parse_target("cuda:sm_80"))
+
+
+@pytest.mark.parametrize(("tag", "most"), [("blockIdx.y", 65535), ("blockIdx.z", 65535)])
+def test_a_grid_that_is_too_large_is_refused(tag: str, most: int) -> None:
+    a = te.placeholder((70_000, 32), name="a")
+    func = te.create_prim_func([a, te.compute(a.shape, lambda i, j: a[i, j] + 1.0, name="b")])
+    sch = tvm.s_tir.Schedule(tvm.IRModule({"main": func}))
+    outer, inner = sch.get_loops(sch.get_sblock("b"))
+    sch.bind(outer, tag)
+    sch.bind(inner, "threadIdx.x")
+    assert device_build.launches(sch.mod["main"]) == [{tag: 70_000, "threadIdx.x": 32}]
+    with pytest.raises(CompileError, match=f"a {tag} of 70000, cuda:sm_80 has {most}"):
+        device_build.build_device(sch.mod, parse_target("cuda:sm_80"))
+
+
+def test_a_batch_of_many_matrices_keeps_within_the_grid() -> None:
+    shape = GemmShape((70_000,), (16,), 16, 16, 16, "float32", 4, (0, 1, 2))
+    a, b = (te.placeholder((70_000, 16, 16), name=name) for name in "ab")
+    out = gemm(
+        shape,
+        lambda batch, m, k: a[(*batch, m, k)],
+        lambda batch, n, k: b[(*batch, n, k)],
+        {"lepton.macs": shape.macs},
+        columns_padded=False,
+    )
+    module = tvm.IRModule({"main": te.create_prim_func([a, b, out])})
+    goal = parse_target("cuda:sm_80")
+    module, (applied,) = apply_schedules(module, goal)
+    assert applied.rule == "cuda.thread_product", applied
+    (extents,) = device_build.launches(module["main"])
+    assert extents["blockIdx.x"] % 70_000 == 0
+    assert "blockIdx.z" not in extents
+    device_build.build_device(module, goal)
 
 
 def test_sums_of_products_are_fused_and_nothing_else() -> None:
