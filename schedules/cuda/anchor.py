@@ -16,6 +16,7 @@ from lepton_tvm.targets.cuda import gpu_of
 __all__ = [
     "FEW_ROWS",
     "Product",
+    "bind_blocks",
     "copy_in_turns",
     "find_product",
     "fits_shared",
@@ -106,6 +107,28 @@ def flatten_rows(sch: Schedule, store: Block) -> None:
         return [row, index[-1]]
 
     sch.transform_block_layout(store, tvm.tirx.IndexMap.from_func(flat, ndim=len(extents)))
+
+
+def bind_blocks(
+    sch: Schedule, batch: Sequence[Loop], rows: Loop, columns: Loop, target: Target
+) -> Loop:
+    """Bind the loops over tiles, which lie next to each other: rows to x, columns to y, batch to z.
+
+    What is more than y or z may have goes to x, which may have 2^31. Answers the innermost loop.
+    """
+    limits = gpu_of(target).extents
+    if batch:
+        matrix = sch.fuse(*batch)
+        if int(sch.get(matrix).extent) > limits["blockIdx.z"]:
+            rows = sch.fuse(matrix, rows)
+        else:
+            sch.bind(matrix, "blockIdx.z")
+    if int(sch.get(columns).extent) > limits["blockIdx.y"]:
+        rows = columns = sch.fuse(rows, columns)
+    else:
+        sch.bind(columns, "blockIdx.y")
+    sch.bind(rows, "blockIdx.x")
+    return columns
 
 
 def copy_in_turns(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from tvm.s_tir import Schedule
 from lepton_tvm.schedules.base import Choices
 from lepton_tvm.schedules.cuda.anchor import (
     FEW_ROWS,
+    bind_blocks,
     copy_in_turns,
     find_product,
     fits_shared,
@@ -19,6 +22,7 @@ from lepton_tvm.schedules.cuda.anchor import (
     pad_product,
 )
 from lepton_tvm.schedules.cuda.intrinsics import dp4a
+from lepton_tvm.schedules.cuda.tiles import Tile, Work, aligned, best_tile
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 
@@ -26,6 +30,11 @@ __all__ = ["ThreadProduct"]
 
 _WORD = 4  # bytes that dp4a takes at once
 _SIDE = 16  # threads along the rows and along the columns of a block
+_EACH = (1, 2, 4, 8)  # rows or columns of a thread
+_DEPTHS = (16, 32, 64)
+_BANKS = 128  # bytes
+# Multiply-adds of floats that a multiprocessor makes in a cycle; of bytes four times as many.
+_RATE = 64
 
 
 @dataclass(frozen=True)
@@ -44,18 +53,21 @@ class ThreadProduct:
         found = find_product(sch)
         if found is None:
             return None
-        block, (m, n, _), operand = found
+        block, (m, n, k), operand = found
         integer = operand == "int8"
-        if operand not in ("int8", "float32") or (integer and not gpu_of(target).dp4a):
+        if operand not in ("int8", "float32"):
             return None
         if m <= FEW_ROWS:
             return None
-        rows = choices.pick(sch, "thread_rows", [1, 2, 4, 8], 4 if m >= 4 * _SIDE else 1)
-        columns = choices.pick(sch, "thread_columns", [1, 2, 4, 8], 4 if n >= 4 * _SIDE else 2)
-        depth = choices.pick(sch, "block_depth", [16, 32, 64], 32 if integer else 16)
-        tile = (_SIDE * rows, _SIDE * columns, depth)
         size = 1 if integer else 4
-        fits_shared((tile[0] + tile[1]) * depth * size, target)
+        batch = math.prod(int(sch.get(loop).extent) for loop in sch.get_loops(block)[:-3])
+        work = Work(batch, m, n, k, size, _RATE * _WORD // size)
+        best = best_tile(_tiles(size), work, gpu_of(target))
+        rows = choices.pick(sch, "thread_rows", _EACH, best.rows // _SIDE)
+        columns = choices.pick(sch, "thread_columns", _EACH, best.columns // _SIDE)
+        depth = choices.pick(sch, "block_depth", _DEPTHS, best.depth)
+        tile = (_SIDE * rows, _SIDE * columns, depth)
+        fits_shared(_tile(rows, columns, depth, size).shared, target)
         made = pad_product(sch, block, tile)
         if made is None:
             return None
@@ -64,24 +76,24 @@ class ThreadProduct:
         for side, each in ((made.rows, rows), (made.columns, columns)):
             sch.set_scope(side, 0, "shared")
             sch.transform_layout(side, ("write", 0), _in_words(each))
-        *batch, i, j, k = sch.get_loops(sums)
+            word, line = _strides(each, depth, size)
+            sch.storage_align(side, 0, made.ranks + 1, *line)
+            sch.storage_align(side, 0, made.ranks, *word)
+        *batches, i, j, kk = sch.get_loops(sums)
         bi, ti, vi = sch.split(i, [None, _SIDE, rows])
         bj, tj, vj = sch.split(j, [None, _SIDE, columns])
-        ko, ki, kw = sch.split(k, [None, depth // _WORD, _WORD])
-        sch.reorder(*batch, bi, bj, ti, tj, ko, ki, vi, vj, kw)
-        if batch:
-            sch.bind(sch.fuse(*batch), "blockIdx.z")
-        sch.bind(bi, "blockIdx.x")
-        sch.bind(bj, "blockIdx.y")
+        ko, ki, kw = sch.split(kk, [None, depth // _WORD, _WORD])
+        sch.reorder(*batches, bi, bj, ti, tj, ko, ki, vi, vj, kw)
+        bind_blocks(sch, batches, bi, bj, target)
         sch.bind(ti, "threadIdx.y")
         sch.bind(tj, "threadIdx.x")
         for side in (made.rows, made.columns):
             sch.compute_at(side, ko)
             copy_in_turns(sch, sch.get_loops(side)[-2:], (_SIDE, _SIDE), _WORD)
         sch.reverse_compute_at(made.store, tj)
-        # CUDA has vectors of up to four
-        last = sch.get_loops(made.store)[-1]
-        sch.vectorize(sch.split(last, [None, min(columns, _WORD)])[1])
+        if columns > 1:  # CUDA has vectors of up to four
+            last = sch.get_loops(made.store)[-1]
+            sch.vectorize(sch.split(last, [None, min(columns, _WORD)])[1])
         init = sch.decompose_reduction(sums, ko)
         for loop in (*sch.get_loops(init)[-2:], vi, vj):
             sch.unroll(loop)
@@ -90,6 +102,31 @@ class ThreadProduct:
         else:
             sch.unroll(kw)
         return sch
+
+
+def _strides(each: int, depth: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Distances in shared memory of `_in_words`: of words of the depth, of lines of a thread.
+
+    Each as a multiple and what is added to it, in elements. A store of a group of threads, which
+    fills all banks once, then meets each bank once: it holds `lines` lines of neighbouring words.
+    """
+    group = _BANKS // (_WORD * size)
+    lines = max(1, group // (depth // _WORD))
+    between = max(1, lines // each) % lines
+    return (group * _WORD, lines % group * _WORD), (lines * _WORD, between * _WORD)
+
+
+def _tile(rows: int, columns: int, depth: int, size: int) -> Tile:
+    shared = 0
+    for each in (rows, columns):
+        word, line = _strides(each, depth, size)
+        shared += aligned(each * aligned(_SIDE * _WORD, *line), *word) * depth // _WORD * size
+    # every thread of a line reads the same, half of them in one go
+    return Tile(_SIDE * rows, _SIDE * columns, depth, _SIDE * _SIDE, size, _SIDE // 2, shared)
+
+
+def _tiles(size: int) -> list[Tile]:
+    return [_tile(*shape, size) for shape in itertools.product(_EACH, _EACH, _DEPTHS)]
 
 
 def _in_words(each: int) -> Callable[..., list[Any]]:

@@ -42,26 +42,22 @@ def test_threads_with_dp4a_or_fma(kernels: Any, case: Conv, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "depth"), [(32, 128, 16), (128, 32, 32), (64, 64, 32), (32, 32, 64)]
+    ("rows", "columns", "depth"), [(32, 128, 16), (128, 32, 32), (64, 64, 64), (32, 32, 256)]
 )
 def test_every_tile_of_tensor_cores(kernels: Any, rows: int, columns: int, depth: int) -> None:
-    wanted = {"block_rows": rows, "block_columns": columns, "block_depth": depth}
-    defaults = {"block_rows": 64, "block_columns": 64, "block_depth": 64}
-    decisions = {name: v for name, v in wanted.items() if v != defaults[name]}
+    decisions = {"block_rows": rows, "block_columns": columns, "block_depth": depth}
     made = kernels(cases.convolution, WHOLE, "uint8", "cuda:sm_80", decisions)
     check(made, "cuda.tensor_product")
 
 
 @pytest.mark.parametrize(
     ("kind", "rows", "columns", "depth"),
-    [("uint8", 1, 8, 16), ("uint8", 8, 1, 64), ("float32", 2, 8, 32), ("float32", 8, 2, 16)],
+    [("uint8", 1, 8, 16), ("uint8", 8, 1, 64), ("float32", 2, 8, 32), ("float32", 1, 1, 16)],
 )
 def test_every_tile_of_threads(
     kernels: Any, kind: str, rows: int, columns: int, depth: int
 ) -> None:
-    wanted = {"thread_rows": rows, "thread_columns": columns, "block_depth": depth}
-    usual = {"thread_rows": 4, "thread_columns": 4, "block_depth": 32 if kind == "uint8" else 16}
-    decisions = {name: v for name, v in wanted.items() if v != usual[name]}
+    decisions = {"thread_rows": rows, "thread_columns": columns, "block_depth": depth}
     made = kernels(cases.convolution, WHOLE, kind, "cuda:sm_61", decisions)
     check(made, "cuda.thread_product")
 
