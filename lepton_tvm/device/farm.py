@@ -20,7 +20,8 @@ from lepton_tvm.device.wire import own_version
 from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.runtime.library import tvm_version
 from lepton_tvm.targets import Target, parse_target
-from lepton_tvm.targets.cuda import gpu_of
+from lepton_tvm.targets.cuda import best_arch, gpu_of
+from lepton_tvm.targets.driver import Device, Devices
 
 __all__ = ["DevicePool", "farm_target"]
 
@@ -179,7 +180,9 @@ def farm_target(
     pool = DevicePool(address, kind, wait_s=wait_s)
     asked = spec.spec if isinstance(spec, Target) else spec
     native = pool.facts.get("target")
-    if asked != "native":
+    if asked in ("cuda", "cuda:native"):
+        target = parse_target(f"cuda:{best_arch(_gpus(pool))}")
+    elif asked != "native":
         target = parse_target(spec)
     elif native is not None:
         target = parse_target(str(native))
@@ -197,7 +200,7 @@ def farm_target(
             f"the devices of key {key!r} ({cpu}) lack {', '.join(missing)}, which target {target} "
             f"needs; leave the target out to take their best ({native})"
         )
-    _check_gpu(target, key, pool)
+    _check_gpu(target, kind, pool)
     return replace(target, cores=int(pool.machine["cores"]))
 
 
@@ -205,16 +208,19 @@ def _check_gpu(target: Target, key: str, pool: DevicePool) -> None:
     """Raise TargetError where the target is for a GPU that the devices do not have."""
     if target.family != "cuda":
         return
-    needed = gpu_of(target).capability
-    gpus = list(pool.facts.get("gpus", ()))
-    found = int(gpus[0]["capability"]) if gpus else 0
-    if found >= needed:
+    needed, gpus = gpu_of(target).capability, _gpus(pool)
+    if gpus.devices and gpus.devices[0].capability >= needed:
         return
-    have = f"{gpus[0]['name']}, of compute capability {found / 10}" if gpus else "no NVIDIA GPU"
+    have = str(gpus.devices[0]) if gpus.devices else "no NVIDIA GPU"
     raise TargetError(
         f"target {target} needs an NVIDIA GPU of compute capability {needed / 10} or newer, the "
         f"devices of key {key!r} ({pool.machine['cpu']}) have {have}"
     )
+
+
+def _gpus(pool: DevicePool) -> Devices:
+    found = tuple(Device(**gpu) for gpu in pool.facts.get("gpus", ()))
+    return Devices(found, None if found else "the devices have no NVIDIA GPU")
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_tvm.errors import TargetError
-from lepton_tvm.targets.driver import gpus
+from lepton_tvm.targets.driver import Devices, gpus
 from lepton_tvm.targets.family import Family, Level
 from lepton_tvm.targets.host import host_arch
 
 if TYPE_CHECKING:
     from lepton_tvm.targets.target import Target
 
-__all__ = ["FAMILY", "GPUS", "Gpu", "gpu_of"]
+__all__ = ["FAMILY", "GPUS", "Gpu", "best_arch", "gpu_of"]
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,11 @@ def gpu_of(target: Target) -> Gpu:
     return GPUS[target.isa]
 
 
-def _native() -> str:
-    """The architecture of the first GPU, or the best one in the table below it."""
-    found = gpus()
+def best_arch(found: Devices) -> str:
+    """The architecture of the first GPU, or the best one in the table below it.
+
+    Raises TargetError where there is none.
+    """
     if not found.devices:
         raise TargetError(
             f"there is no GPU to build for: {found.reason}; name an architecture, one of "
@@ -142,6 +144,10 @@ def _native() -> str:
     if not fitting:
         raise TargetError(f"{found.devices[0]} is older than the oldest that is known, sm_61")
     return fitting[-1]
+
+
+def _native() -> str:
+    return best_arch(gpus())
 
 
 def _runs_here(level: Level) -> bool:
