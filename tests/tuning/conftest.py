@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lepton_tvm.db import Database, open_database
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model
@@ -34,6 +35,13 @@ def model_file(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(tmp_path: Path) -> str:
     """A database that is not there yet."""
     return f"sqlite:///{tmp_path / 'tune.db'}"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    """An empty database."""
+    with open_database(str(tmp_path / "lepton.db")) as database:
+        yield database
 
 
 @pytest.fixture
