@@ -13,9 +13,10 @@ from lepton_tvm.ir import graph as g
 from lepton_tvm.ir.kernels.dot import has_narrow_sums
 from lepton_tvm.model import Model, Step
 from lepton_tvm.passes.base import PassReport
-from lepton_tvm.passes.quantize.annotate import Plan, annotate
+from lepton_tvm.passes.quantize.annotate import annotate
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
+from lepton_tvm.passes.quantize.plan import Plan
 from lepton_tvm.passes.quantize.qparams import PIXELS, QParams, activation_qparams
 from lepton_tvm.passes.quantize.split_to_slices import SplitToSlices
 from lepton_tvm.passes.quantize.to_bfloat16 import ToBfloat16

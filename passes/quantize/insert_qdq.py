@@ -14,9 +14,9 @@ from lepton_tvm.errors import CompileError
 from lepton_tvm.ir import graph as g
 from lepton_tvm.passes.base import PassReport
 from lepton_tvm.passes.quantize import ops
-from lepton_tvm.passes.quantize.annotate import Plan
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.narrow_sums import narrow_scales
+from lepton_tvm.passes.quantize.plan import Plan
 from lepton_tvm.passes.quantize.qparams import QParams, quantize_weight, weight_scales
 
 __all__ = ["InsertQDQ"]

@@ -10,8 +10,9 @@ from tvm import relax
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir import graph as g
-from lepton_tvm.passes.quantize.annotate import Plan, annotate
+from lepton_tvm.passes.quantize.annotate import annotate
 from lepton_tvm.passes.quantize.config import QuantizeConfig
+from lepton_tvm.passes.quantize.plan import Plan
 from tests.quantize.graphs import Net, net
 
 
