@@ -90,8 +90,11 @@ def _clear(database: Database, schedules: Collection[str] | None, dry_run: bool)
 
 def _clear_older(session: Session, schedules: Collection[str]) -> dict[str, int]:
     older = sa.select(TuningKeyRow.id).where(TuningKeyRow.schedule_version.not_in(schedules))
-    for table in (ClaimRow, WinnerRow):
-        session.execute(sa.delete(table).where(table.key_id.in_(older)))
+    tried = sa.select(TrialRow.id).where(TrialRow.key_id.in_(older))
+    session.execute(sa.delete(ClaimRow).where(ClaimRow.key_id.in_(older)))
+    # a stranger's winner may name a trial of another key
+    gone = sa.or_(WinnerRow.key_id.in_(older), WinnerRow.trial_id.in_(tried))
+    session.execute(sa.delete(WinnerRow).where(gone))
     trials = session.execute(sa.delete(TrialRow).where(TrialRow.key_id.in_(older)))
     session.execute(sa.delete(TuningKeyRow).where(TuningKeyRow.id.in_(older)))
     session.execute(sa.delete(CostModelRow).where(CostModelRow.schedule_version.not_in(schedules)))

@@ -221,6 +221,15 @@ def test_gc_clears_dead_claims_and_older_schedules(tuned: Database, other: Path)
     assert tuned.tuning.count() == {"workloads": 1, "trials": 1, "claims": 0}
 
 
+def test_gc_clears_winners_that_name_trials_of_older_schedules(tuned: Database) -> None:
+    newer = dataclasses.replace(KEY, schedule_version="2")
+    tried = trial()
+    tuned.tuning.add_trials([tried])
+    tuned.tuning.add_winners([Winner(newer, tried.id, "{}", {}, 2.0, (1, 3))])
+    assert gc(tuned, schedules={"2"}).trials == 1
+    assert tuned.tuning.winner(newer) is None
+
+
 def test_commands(other: Path, lepton: Lepton) -> None:
     said = lepton("db", "merge", other, "--db", "here.db")
     assert (said.code, said.err) == (0, "")
