@@ -49,7 +49,9 @@ def load_model(
     file = checked_file(path)
     if is_model_file(file):
         return _with_name(_check_fixed(read_model_file(file), wanted, file), name)
-    return _import(read_onnx(file), wanted, name or file.stem)
+    # a file's name may be no text, which no database takes
+    called = (name or file.stem).encode("utf-8", "replace").decode()
+    return _import(read_onnx(file), wanted, called)
 
 
 def _with_name(model: Model, name: str | None) -> Model:

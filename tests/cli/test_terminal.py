@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lepton_tvm.cli.terminal import console
 from lepton_tvm.demo import model_path
+from lepton_tvm.frontend import load_model
 from tests.cli.conftest import Lepton
 from tests.db.conftest import make_artifact
 
@@ -50,3 +51,4 @@ def test_inspect_of_a_file_whose_name_is_no_text(lepton: Lepton) -> None:
     shutil.copy(model_path(), path)
     assert "Conv" in lepton("inspect", path).out
     assert lepton("inspect", path, "--json").json["file"] == str(path)
+    assert load_model(path).name == "gr??"
