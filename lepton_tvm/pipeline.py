@@ -41,6 +41,7 @@ from lepton_tvm.passes.name_kernels import NameKernels
 from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
 from lepton_tvm.passes.round_once import round_once
+from lepton_tvm.passes.saturating_narrow import saturating_narrow
 from lepton_tvm.passes.stack_buffers import stack_buffers
 from lepton_tvm.schedules.apply import Applied, apply_schedules
 from lepton_tvm.schedules.base import Decided
@@ -324,6 +325,7 @@ def _lower_loops() -> tuple[tvm.transform.Pass, ...]:
         tirx.transform.MakePackedAPI(),
         tirx.transform.BF16StorageLegalize(),
         stack_buffers,
+        saturating_narrow,
         round_once,
     ]
     return (tvm.transform.Sequential(steps), *finish)

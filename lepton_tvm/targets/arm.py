@@ -35,6 +35,7 @@ class ArmLevel:
     dot4: bool = False
     offset: int = 0
     matrix: bool = False
+    by_lane: bool = True
     bf16: bool = False
     amx: bool = False
 

@@ -47,6 +47,7 @@ class Gpu:
     registers: int = 255
     dot4: bool = True
     matrix: bool = False
+    by_lane: bool = False
     offset: int = 0  # kernels here shift by themselves
     amx: bool = False
 

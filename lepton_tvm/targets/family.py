@@ -56,6 +56,11 @@ class Level(Protocol):
         ...
 
     @property
+    def by_lane(self) -> bool:
+        """Whether an instruction multiplies a register by one lane of another one."""
+        ...
+
+    @property
     def bf16(self) -> bool:
         """Whether one instruction adds two bfloat16 products into a float32 lane."""
         ...

@@ -35,6 +35,7 @@ class Isa:
     dot4: bool = False
     offset: int = 0
     matrix: bool = False
+    by_lane: bool = False
     bf16: bool = False
     amx: bool = False
 

@@ -27,6 +27,7 @@ _LOWERING = (
     "passes/expand_math.py",
     "passes/masked_vectors.py",
     "passes/round_once.py",
+    "passes/saturating_narrow.py",
     "passes/stack_buffers.py",
 )
 _DEVICE_LOWERING = ("device_build.py", "artifact/nvrtc.py", "passes/fused_sums.py")

@@ -38,8 +38,9 @@ def _usdot(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
 
 
 def _sdot(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
+    """The activations come last: the operand of which the instruction can take a single lane."""
     (a,), (b,) = words, weights
-    return _call(_SUMS, "sdot", acc, _signed(a), b)
+    return _call(_SUMS, "sdot", acc, b, _signed(a))
 
 
 def _bytes(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, same_block
+from lepton_tvm.targets import Level
 
 __all__ = [
     "FORMS",
@@ -161,6 +162,7 @@ def finish_tile(
     lane: Loop,
     intrinsic: str | None,
     choices: Choices,
+    level: Level | None = None,
 ) -> None:
     """Fuse the epilogue under `at`, start the sums at `first_reduction`, and vectorise.
 
@@ -179,9 +181,23 @@ def finish_tile(
     sch.vectorize(lanes)
     sch.unroll(vectors)
     sch.unroll(rows)
-    vectorize_inner(sch, anchor.store, anchor.lanes)
+    vectorize_inner(sch, anchor.store, _store_lanes(sch, anchor, level))
     if choices.pick(sch, "unroll_epilogue", [0, 1], 1):
         unroll_between(sch, at, anchor.store, anchor.rows * anchor.vectors)
+
+
+def _store_lanes(sch: Schedule, anchor: Anchor, level: Level | None) -> int:
+    """Lanes of a stored vector: those of the sums, or on ARM as many bytes as fill a register.
+
+    Tails of vectors are slow there, so they divide the tile and the channels.
+    """
+    store = sch.get(anchor.store)
+    kind = str(store.writes[0].source.dtype).removeprefix("T.")
+    if level is None or not level.by_lane or kind != "uint8":
+        return anchor.lanes
+    channels = int(store.iter_vars[-1].dom.extent)
+    common = math.gcd(channels, anchor.lanes * anchor.vectors)
+    return max((n for n in (8, 16) if common % n == 0), default=anchor.lanes)
 
 
 def unroll_between(sch: Schedule, at: Loop, block: Block, most: int) -> None:

@@ -15,10 +15,10 @@ from lepton_tvm.schedules.cpu.anchor import (
     finish_tile,
     parallel_outer,
     shared_by,
-    split_depth,
     vectorize_inner,
 )
-from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
+from lepton_tvm.schedules.cpu.dot_products import UnitOf
+from lepton_tvm.schedules.cpu.operand_lanes import multiply_tile, split_rounds
 from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
@@ -58,18 +58,18 @@ class Conv2d:
         ko, kv, kl = sch.split(k, [extents[3] // block, anchor.vectors, anchor.lanes])
         wo, wi = sch.split(w, [None, anchor.rows])
         rc, *inner = dot_loops(sch, anchor, rc, kl, rest)
-        rc, steps = split_depth(sch, choices, rc, anchor.rows * anchor.vectors * anchor.words)
+        rc, steps, lanes = split_rounds(sch, choices, target.level, anchor, rc)
         tile = [wo, rh, rw, rc, *steps, wi, kv, *inner]
         outer = order_tiles(sch, choices, blocks_out, (n, h, ko), tile)
-        sch.unroll(wi)
-        sch.unroll(kv)
+        lane, intrinsic = multiply_tile(
+            sch, self.unit_of, target.level, anchor, lanes, rc, (wi, kv, inner[0]), steps
+        )
         if anchor.pad is not None:
             pad_outer = sch.fuse(*sch.get_loops(anchor.pad)[:2])
             parallel_outer(sch, pad_outer, macs, anchor.dot)
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // anchor.weight_bytes)
         parallel_outer(sch, outer, macs, anchor.dot)
-        intrinsic = dot_intrinsic(self.unit_of, target.level, anchor) if anchor.tensorized else None
-        finish_tile(sch, anchor, wo, rh, inner[0], intrinsic, choices)
+        finish_tile(sch, anchor, wo, rh, lane, intrinsic, choices, target.level)
         if blocks_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [n, h, wo], [rh, rw, rc], block * math.prod(extents[4:]))
         return sch

@@ -73,7 +73,7 @@ class DepthwiseConv2d:
             if anchor.tensorized
             else None
         )
-        finish_tile(sch, anchor, wo, rh, cl, intrinsic, choices)
+        finish_tile(sch, anchor, wo, rh, cl, intrinsic, choices, target.level)
         return sch
 
 

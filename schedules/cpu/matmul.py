@@ -16,10 +16,10 @@ from lepton_tvm.schedules.cpu.anchor import (
     finish_tile,
     parallel_outer,
     shared_by,
-    split_depth,
     vectorize_inner,
 )
-from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
+from lepton_tvm.schedules.cpu.dot_products import UnitOf
+from lepton_tvm.schedules.cpu.operand_lanes import multiply_tile, split_rounds
 from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
@@ -60,7 +60,7 @@ class Matmul:
         mo, mi = sch.split(m, [None, anchor.rows])
         ko, kv, kl = sch.split(k, [None, anchor.vectors, anchor.lanes])
         rc, *inside = dot_loops(sch, anchor, rc, kl, rest)
-        rc, steps = split_depth(sch, choices, rc, anchor.rows * anchor.vectors * anchor.words)
+        rc, steps, lanes = split_rounds(sch, choices, target.level, anchor, rc)
         if columns_out:
             outer, inner = ko, mo
             sch.reorder(ko, mo, rc, *steps, mi, kv, *inside)
@@ -68,14 +68,14 @@ class Matmul:
             outer, together = shared_by(sch, choices, "tiles_at_once", mo)
             inner = together[0] if together else ko
             sch.reorder(outer, ko, *together, rc, *steps, mi, kv, *inside)
-        sch.unroll(mi)
-        sch.unroll(kv)
+        lane, intrinsic = multiply_tile(
+            sch, self.unit_of, target.level, anchor, lanes, rc, (mi, kv, inside[0]), steps
+        )
         if anchor.pad is not None:
             parallel_outer(sch, sch.get_loops(anchor.pad)[0], macs, anchor.dot)
             vectorize_inner(sch, anchor.pad, target.level.lanes * 4 // size)
         parallel_outer(sch, outer, macs, anchor.dot)
-        intrinsic = dot_intrinsic(self.unit_of, target.level, anchor) if anchor.tensorized else None
-        finish_tile(sch, anchor, inner, rc, inside[0], intrinsic, choices)
+        finish_tile(sch, anchor, inner, rc, lane, intrinsic, choices, target.level)
         if columns_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, ko, [mo], [rc], block * math.prod(depths))
         return sch

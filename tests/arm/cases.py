@@ -18,8 +18,14 @@ from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_wei
 from lepton_tvm.ir.kernels.dot import dot_candidates
 from lepton_tvm.ir.kernels.image import Image, image_conv2d
 from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_tile, matrix_tiles
+from lepton_tvm.ir.kernels.register_tile import (
+    RegisterTile,
+    choose_tile,
+    matrix_tiles,
+    ranked_tiles,
+)
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
+from lepton_tvm.passes.legalize import _nearbyint
 from lepton_tvm.passes.packed_kernel import matrix_conv_kernel, matrix_kernel
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
@@ -34,6 +40,8 @@ __all__ = ["Case", "cases", "marks", "values"]
 _RULE = {rule.name: rule for rule in RULES}
 # batch, height, width, channels, output channels; words of 8 channels, two of which are unrolled
 _DEEP = [(2, 6, 15, 16, 18), (1, 4, 8, 48, 8), (3, 5, 6, 32, 36)]
+# rows, depth, columns: rounds of a whole register and of half of one, tiles of one register
+_LANES = [((5, 9), 48, 36), ((3, 7), 40, 20), ((14,), 32, 4)]
 # what is not the default
 _OTHER = {
     "channel_blocks_outermost": 1, "column_blocks_outermost": 1, "unroll_depth": 1,
@@ -72,8 +80,10 @@ def cases(target: Target) -> Iterator[Case]:
             n, h, w, c = [(1, 7, 9, 16), (2, 5, 13, 24), (1, 6, 113, 36), (1, 5, 7, 3)][seed % 4]
             yield _conv(target, window, (n, h, w, c, c), dot, c, offset, seed)
         yield _conv(target, "3x3 same", (1, 7, 9, 12, 40), dot, 4, offset, 5)
-        for product in PRODUCTS:
+        for product in (*PRODUCTS, *_LANES):
             yield _product(target, *product, dot, offset)
+            if dot in (1, 4):
+                yield _product(target, *product, dot, offset, last=True)
     if level.matrix:
         for product in (*PRODUCTS, ((2, 3), 8, 6), ((1, 6, 6), 40, 36)):
             yield _matrix_product(target, *product)
@@ -86,6 +96,8 @@ def cases(target: Target) -> Iterator[Case]:
         if level.dot4:
             yield _first_layer(target, layer, 4, level.offset)
     yield from _floats(target)
+    for columns, *bounds in ((16, 0, 0, 255), (24, 7, 0, 255), (20, 128, 20, 236), (32, 255, 0, 9)):
+        yield _quantized(target, columns, *bounds)
 
 
 def _made(
@@ -141,16 +153,19 @@ def _convolved(x: Array, w: Array, shape: ConvShape) -> Array:
 
 
 def _product(
-    target: Target, leading: tuple[int, ...], depth: int, columns: int, dot: int, offset: int
-) -> Case:
-    tile = choose_tile(int(np.prod(leading)), columns, target.level, dot)
+    target: Target, leading: tuple[int, ...], depth: int, columns: int, dot: int, offset: int,
+    last: bool = False,
+) -> Case:  # fmt: skip
+    """With the default tile and choices, or the last tile and half as many lanes at once."""
+    tile = ranked_tiles(int(np.prod(leading)), columns, target.level, dot)[-1 if last else 0]
     shape = MatmulShape(leading, depth, columns, dot, tile.rows, tile.channels, False, offset)
     x, w = values(depth, dot > 1, (*leading, depth), (depth, columns))
     return _made(
-        target, f"matmul {leading} {depth} {columns} {dot}", "arm.matmul",
+        target, f"matmul {leading} {depth} {columns} {dot} {last}", "arm.matmul",
         lambda a, b: matmul(a, b, shape, marks(tile, dot)),
         (x, pack_matmul_weight(w, shape)),
         (x.astype(np.float64) - offset) @ w.astype(np.float64), depth,
+        Decided({"lanes_at_once": 2} if last else {}),
     )  # fmt: skip
 
 
@@ -213,6 +228,29 @@ def _first_layer(target: Target, layer: str, dot: int, offset: int) -> Case:
         lambda a, b: image_conv2d(a, b, image, notes(shape, tile)),
         (_packed(x, image), pack_conv2d_weight(weight, shape)),
         _convolved(x, weight, shape), weight[..., 0].size,
+    )  # fmt: skip
+
+
+def _quantized(target: Target, columns: int, zero: int, low: int, high: int) -> Case:
+    """A product and its integer epilogue, with sums beyond 16 and, scaled, beyond 32 bits."""
+    dot, offset = 4, target.level.offset
+    tile = ranked_tiles(15, columns, target.level, dot)[0]
+    shape = MatmulShape((3, 5), 48, columns, dot, tile.rows, tile.channels, False, offset)
+    x, w = values(zero, True, (3, 5, 48), (48, columns))
+    scales = np.resize(np.array([1 / 8, 1 / 128, 1 / 4096, 3e-4, 1e5], "float32"), columns)
+
+    def kernel(a: te.Tensor, b: te.Tensor, m: te.Tensor) -> te.Tensor:
+        sums = matmul(a, b, shape, marks(tile, dot))
+        steps = _nearbyint(topi.cast(sums, "float32") * m)
+        cut = topi.clip(steps, float(low - zero), float(high - zero))
+        return topi.cast(topi.cast(cut, "int32") + zero, "uint8")
+
+    sums = (x.astype(np.int32) - offset) @ w.astype(np.int32)
+    steps = np.rint(sums.astype("float32") * scales)
+    return _made(
+        target, f"quantized {columns} {zero} {low} {high}", "arm.matmul", kernel,
+        (x, pack_matmul_weight(w, shape), scales),
+        np.clip(steps, low - zero, high - zero) + zero, 48,
     )  # fmt: skip
 
 

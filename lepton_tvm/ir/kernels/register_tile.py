@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 __all__ = [
@@ -29,6 +29,7 @@ _TAIL_PENALTY = 1.1
 _WAYS, _SET_PERIOD = 7, 4096
 # Among equally fast tiles prefer fewer loads and fewer passes over the weights.
 _LOAD_WEIGHT = 0.15
+_LANE_LOAD_WEIGHT = 0.5
 # Tiles that look this much worse than the best one, or come later, are not worth a trial.
 _WORTH_TRYING, _MOST_TILES = 1.6, 16
 # Registers that LLVM fills ahead of a matrix instruction, by the loads that a pair of rows takes;
@@ -66,6 +67,11 @@ class RegisterFile(Protocol):
         """Whether one instruction multiplies 2 rows by 2 columns of 8 bytes."""
         ...
 
+    @property
+    def by_lane(self) -> bool:
+        """Whether an instruction multiplies a register by one lane of another one."""
+        ...
+
 
 @dataclass(frozen=True)
 class RegisterTile:
@@ -92,20 +98,38 @@ class _Step:
     halves: int = 1  # registers of a weight: its upper half is moved to one of its own
     row_moves: float = 0  # instructions other than loads that bring a row to its register
     row_loads: float = 1
+    row_registers: int = 0  # what a row of activations holds all the time
+    load_weight: float = _LOAD_WEIGHT
 
 
 def _step(dot: int, isa: RegisterFile) -> _Step:
-    if isa.offset and dot > 1 and not (dot == 4 and isa.dot4):
-        # smull: two multiplications and two sums. LLVM has several products in flight and moves
-        # nearly all registers in every step where they leave no room for that.
-        return _Step(multiplications=4, spare=8 if dot == 4 else 12, chains=1, halves=2)
-    if (isa.offset or isa.matrix) and dot == 4:
-        return _Step(spare=2)  # ARM: the words of several rows are loaded ahead
+    if isa.by_lane and dot in (1, 4):
+        return _lane_step(dot, isa)
+    if isa.offset and dot > 1:  # smull of pairs: as in `_lane_step`
+        return _Step(multiplications=4, spare=12, chains=1, halves=2)
     if dot == 1 or (dot == 4 and isa.dot4):
         return _Step()
     if dot == 2:
         return _Step(spare=1, chains=1)  # the product; only the addition waits for the sum
     return _Step(dot // 4, dot // 4 + 1, spare=2, chains=1)  # the products and a vector of ones
+
+
+def _lane_step(dot: int, isa: RegisterFile) -> _Step:
+    """ARM: every row holds a register of four steps, of which one lane multiplies at a time.
+
+    It takes a load and mostly an address for four steps, and one instruction where its values are
+    to be signed, the signs a register. Small cores start two instructions a cycle, so loads count.
+    """
+    signs = dot == 4 and isa.offset > 0
+    step = _Step(
+        spare=2 + signs, row_moves=signs / 4, row_loads=1 / 2, row_registers=1,
+        load_weight=_LANE_LOAD_WEIGHT,
+    )  # fmt: skip
+    if not signs or isa.dot4:
+        return step
+    # smull: two multiplications and two sums, of lanes that are spread first. LLVM has several
+    # products in flight and moves nearly all registers in every step where they leave no room.
+    return replace(step, multiplications=4, spare=6, chains=1, halves=2)
 
 
 def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -> list[int]:
@@ -117,7 +141,7 @@ def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -
     """
     step = _step(dot, isa)
     held = (vectors * step.halves + 1) * step.words
-    most = max(1, (isa.registers - held - step.spare) // vectors)
+    most = max(1, (isa.registers - held - step.spare) // (vectors + step.row_registers))
     return list(range(1, min(extent, most) + 1))
 
 
@@ -249,7 +273,7 @@ def _cost(tile: RegisterTile, extent: int, channels: int, step: _Step, far: bool
     sums = tile.rows * (tile.vectors * step.multiplications + step.row_moves)
     loads = (tile.rows * step.row_loads + tile.vectors * (2 if far else 1)) * step.words
     cycles = max(sums, loads, step.chains if sums < step.chains else 0) / 2
-    cycles += _LOAD_WEIGHT * loads / 2
+    cycles += step.load_weight * loads / 2
     row_waste = -(-extent // tile.rows) * tile.rows / extent
     lane_waste = -(-channels // tile.channels) * tile.channels / channels
     tails = (_TAIL_PENALTY if row_waste > 1 else 1.0) * (_TAIL_PENALTY if lane_waste > 1 else 1.0)
