@@ -139,7 +139,7 @@ def _register(name: str, function: Callable[..., Any]) -> None:
 
 
 def _load_module(path: Path) -> Any:
-    return ffi().load_module(str(path))
+    return ffi().load_module(str(path), keep_module_alive=False)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -116,6 +116,7 @@ class LocalArtifacts:
         opened = {sha256: self._place(sha256) for sha256 in artifacts}
         self._nets.clear()  # many may be profiled at once; loaded again where they are asked for
         for _ in range(_INSTANCES):
+            # Those made before are let go after these are made, or these would take their places.
             made = {
                 sha256: CallProfiler(path, dict(inputs), threads)
                 for sha256, (path, threads) in opened.items()
@@ -124,7 +125,6 @@ class LocalArtifacts:
                 taken = in_turns({k: partial(_kernels, p) for k, p in made.items()}, _share(rounds))
             for sha256, rows in taken.items():
                 found[sha256] += rows
-            made.clear()
         return found
 
     def _instances(self, artifacts: Sequence[str]) -> Iterator[dict[str, Net]]:

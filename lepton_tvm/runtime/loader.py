@@ -126,7 +126,9 @@ def _machine(path: Path, sha256: str, on_gpu: bool) -> Any:
         cuda_runtime()
     try:
         with _library_file(path, sha256) as library:
-            machine = ffi().load_module(library)["vm_load_executable"]()
+            # Let go with the last reference: code and constants would stay for good otherwise.
+            module = ffi().load_module(library, keep_module_alive=False)
+            machine = module["vm_load_executable"]()
         initialize(machine, on_gpu)
     except (RuntimeError, AttributeError, ValueError) as e:
         raise ArtifactError(f"artifact {path} cannot be loaded: {_last_line(e)}") from e

@@ -6,7 +6,6 @@ Nothing of Dask, TVM's RPC or the compiler is loaded before it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure.artifacts import ArtifactPlace, LocalArtifacts
@@ -62,15 +61,15 @@ def open_runner(
     return RpcRunner(address, kind, threads=threads, timeout_s=timeout_s, wait_s=wait_s, say=say)
 
 
-@contextmanager
 def artifacts_of(runner: Runner) -> Iterator[ArtifactPlace]:
-    """Where whole artifacts run on the machine that `runner` times kernels on: one of its devices.
+    """Where whole artifacts run on the machine that `runner` times kernels on.
 
-    Raises DeviceError where none can be had.
+    That is each of its devices in turn, for who has no luck with the first. Raises DeviceError
+    where none can be had.
     """
     from lepton_tvm.trials.remote import RpcRunner
 
     if isinstance(runner, RpcRunner):
-        yield runner.artifacts()
+        yield from runner.artifacts()
     else:
         yield LocalArtifacts()

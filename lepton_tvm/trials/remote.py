@@ -90,14 +90,23 @@ class RpcRunner:
             for thread in threads:
                 thread.join(self._timeout_s + _SPARE_S)
 
-    def artifacts(self) -> RemoteArtifacts:
-        """One of the devices, for whole artifacts; not for use while `run` is at work.
+    def artifacts(self) -> Iterator[RemoteArtifacts]:
+        """The devices in turn, for whole artifacts; not for use while `run` is at work.
 
         Raises DeviceError where none can be had.
         """
-        if not self._lanes:
+        tried = []
+        for lane in list(self._lanes):
+            place = lane.held()
+            if place is not None:
+                tried.append(lane)
+                yield place
+        for _ in range(1 + self._pool.count()):
+            if sum(lane.held() is not None for lane in tried) >= self._pool.count():
+                return  # all that there are
             self._lanes.append(self._new_lane())
-        return self._lanes[0].artifacts()
+            tried.append(self._lanes[-1])
+            yield tried[-1].taken()
 
     def close(self) -> None:
         """Give all devices back."""
@@ -133,13 +142,18 @@ class _Lane:
         else:
             queue.leave(None)
 
-    def artifacts(self) -> RemoteArtifacts:
-        """Its device for whole artifacts; another one where it was lost since."""
-        if self._session is not None:
-            try:
-                return RemoteArtifacts(self._session)
-            except DeviceLost:
-                self.close()
+    def held(self) -> RemoteArtifacts | None:
+        """Its device for whole artifacts; None where it has none, or has lost it."""
+        if self._session is None:
+            return None
+        try:
+            return RemoteArtifacts(self._session)
+        except DeviceLost:
+            self.close()
+            return None
+
+    def taken(self) -> RemoteArtifacts:
+        """A device that no lane holds yet, for whole artifacts."""
         self._session = self._pool.take()
         assert self._session is not None  # nothing told it to stop
         return RemoteArtifacts(self._session)

@@ -15,7 +15,7 @@ from lepton_tvm.tuning.confirm import Compile, alone, finalists, in_model, winne
 from lepton_tvm.tuning.result import TuneResult, task_result
 from lepton_tvm.tuning.run import SearchRun
 from lepton_tvm.tuning.search import TaskState
-from lepton_tvm.tuning.whole_model import difference_of, time_in_turns
+from lepton_tvm.tuning.whole_model import SideBySide
 
 __all__ = ["finish"]
 
@@ -43,9 +43,9 @@ def finish(
     times: tuple[Estimate, Estimate, Estimate] | None = None
     if any(w.decisions for w in winners.values()):
         run.say("comparing")
-        pair = run.database, place, zero, made, run.threads
-        wrong = difference_of(*pair, seed=run.seed)
-        times = None if wrong else time_in_turns(*pair, seed=run.seed)
+        pair = SideBySide(run.database, place, zero, made, run.threads, run.seed)
+        wrong = pair.difference()
+        times = None if wrong else pair.time()
         if told := _why_not(wrong, times):
             notes.append(f"{told}, so the zero-trial schedules stay")
             winners = {key: winner_of(run.loop, key, None) for key in winners}

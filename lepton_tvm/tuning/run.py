@@ -75,8 +75,8 @@ class SearchRun:
         #: The fingerprint of the machine that the times are valid for.
         self.hardware = self.runner.hardware
         if self.target.family == "cuda":
-            with artifacts_of(self.runner) as place:
-                self.hardware = place.machine.fingerprint_for(self.target.family)
+            machine = next(artifacts_of(self.runner)).machine
+            self.hardware = machine.fingerprint_for(self.target.family)
 
     def search(self) -> str:
         """Search until something ends it, and say what: see `TuneResult.stopped`."""

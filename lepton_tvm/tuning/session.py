@@ -10,9 +10,8 @@ from pathlib import Path
 from lepton_tvm.artifact.writer import check_output
 from lepton_tvm.compiler import variant_name
 from lepton_tvm.db import Database, open_database
-from lepton_tvm.device.client import DeviceLost
 from lepton_tvm.device.farm import farm_target
-from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.trials import Builder, Runner, artifacts_of, open_builder, open_runner
@@ -91,19 +90,24 @@ def tune(
             )  # fmt: skip
             stopped = run.search()
             name = variant or variant_name(model)
-            try:
-                return _finished(run, stopped, output, name, said)
-            except DeviceLost as lost:
-                said.append(f"{lost}; another device judged")
-                return _finished(run, stopped, output, name, said)
+            return _finished(run, stopped, output, name, said)
 
 
 def _finished(
-    run: SearchRun, stopped: str, output: str | Path | None, name: str, said: list[str]
+    run: SearchRun, stopped: str, output: str | Path | None, variant: str, said: list[str]
 ) -> TuneResult:
-    """What the search comes to, judged here or on a device. Raises DeviceLost where one is lost."""
-    with artifacts_of(run.runner) as place:
-        return finish(run, stopped, output, name, place, list(dict.fromkeys(said)))
+    """The outcome, judged on the first device that can: one may be lost or full."""
+    problem: DeviceError | None = None
+    for place in artifacts_of(run.runner):
+        try:
+            return finish(run, stopped, output, variant, place, list(dict.fromkeys(said)))
+        except DeviceError as e:
+            said.append(f"the whole model was not run on a device: {e}")
+            problem = e
+    raise DeviceError(
+        f"no device could run the whole model ({problem}); all trials are stored: run the same "
+        "command again to go on"
+    )
 
 
 def parse_budget(budget: str | float | None) -> float | None:

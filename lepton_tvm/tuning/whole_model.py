@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from lepton_tvm.compiler import CompiledArtifact
 from lepton_tvm.db import Database, Measurement
@@ -14,7 +14,7 @@ from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 from lepton_tvm.trials.check import difference
 
-__all__ = ["difference_of", "time_in_turns"]
+__all__ = ["SideBySide"]
 
 _ROUNDS = Rounds(least=60, most=600, budget_s=6.0)
 # Largest difference of outputs, as a share of the largest: kernels' differences add up, and one in
@@ -23,71 +23,56 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 _TOLERANCE_OF_OTHERS = 0.05
 
 
-def difference_of(
-    database: Database,
-    place: ArtifactPlace,
-    zero: CompiledArtifact,
-    tuned: CompiledArtifact,
-    threads: int,
-    *,
-    seed: int = 0,
-) -> str | None:
-    """How outputs of `tuned` differ from those of `zero` for one input; None where they do not."""
-    inputs = _opened(database, place, (zero, tuned), threads, seed)
-    due, found = (place.infer(a.sha256, inputs) for a in (zero, tuned))
-    tolerance = _TOLERANCE.get(str(zero.manifest["precision"]), _TOLERANCE_OF_OTHERS)
-    for name, values in due.items():
-        told = difference(found[name], values, tolerance)
-        if told is not None:
-            return f"output {name}: {told}"
-    return None
+@dataclass
+class SideBySide:
+    """A model's zero-trial artifact and its tuned one, opened on `place` with the same inputs."""
 
+    database: Database
+    place: ArtifactPlace
+    zero: CompiledArtifact
+    tuned: CompiledArtifact
+    threads: int
+    seed: int = 0
+    _inputs: dict[str, Array] = field(init=False)
 
-def time_in_turns(
-    database: Database,
-    place: ArtifactPlace,
-    zero: CompiledArtifact,
-    tuned: CompiledArtifact,
-    threads: int,
-    *,
-    seed: int = 0,
-) -> tuple[Estimate, Estimate, Estimate]:
-    """Median seconds of `zero` and of `tuned`, and how many times faster `tuned` is.
+    def __post_init__(self) -> None:
+        paths = {a.sha256: self.database.artifact_path(a.sha256) for a in (self.zero, self.tuned)}
+        described = self.place.open(paths, self.threads)[self.zero.sha256]["inputs"]
+        self._inputs = random_inputs([TensorInfo.from_json(t) for t in described], self.seed)
 
-    Both run on `place` in turns, with the same inputs; the samples are stored with its machine.
-    """
-    inputs = _opened(database, place, (zero, tuned), threads, seed)
-    seconds = place.time([zero.sha256, tuned.sha256], inputs, _ROUNDS)
-    machine, run = place.machine, new_id()
-    family = str(zero.manifest["target"]).partition(":")[0]
-    medians = {sha: median_ci(found, seed=seed) for sha, found in seconds.items()}
-    database.add_results(
-        [
-            Measurement(
-                run_id=run,
-                artifact_sha256=sha,
-                hardware=machine.fingerprint_for(family),
-                machine=machine.to_json(),
-                threads=threads,
-                median_s=medians[sha].value,
-                samples_s=found,
-            )
-            for sha, found in seconds.items()
-        ]
-    )
-    speedup = speedup_ci(seconds[zero.sha256], seconds[tuned.sha256], seed=seed)
-    return medians[zero.sha256], medians[tuned.sha256], speedup
+    def difference(self) -> str | None:
+        """How outputs of the tuned one differ from the other's; None where they do not."""
+        due, found = (self.place.infer(a.sha256, self._inputs) for a in (self.zero, self.tuned))
+        tolerance = _TOLERANCE.get(str(self.zero.manifest["precision"]), _TOLERANCE_OF_OTHERS)
+        for name, values in due.items():
+            told = difference(found[name], values, tolerance)
+            if told is not None:
+                return f"output {name}: {told}"
+        return None
 
+    def time(self) -> tuple[Estimate, Estimate, Estimate]:
+        """Median seconds of both, and how many times faster the tuned one is.
 
-def _opened(
-    database: Database,
-    place: ArtifactPlace,
-    artifacts: Sequence[CompiledArtifact],
-    threads: int,
-    seed: int,
-) -> dict[str, Array]:
-    """Open stored artifacts of one model on `place`; inputs for them."""
-    paths = {a.sha256: database.artifact_path(a.sha256) for a in artifacts}
-    place.open(paths, threads)
-    described = artifacts[0].manifest["inputs"]
-    return random_inputs([TensorInfo.from_json(t) for t in described], seed)
+        They run in turns; the samples are stored with the place's machine.
+        """
+        zero, tuned = self.zero.sha256, self.tuned.sha256
+        seconds = self.place.time([zero, tuned], self._inputs, _ROUNDS)
+        machine, run = self.place.machine, new_id()
+        family = str(self.zero.manifest["target"]).partition(":")[0]
+        medians = {sha: median_ci(found, seed=self.seed) for sha, found in seconds.items()}
+        self.database.add_results(
+            [
+                Measurement(
+                    run_id=run,
+                    artifact_sha256=sha,
+                    hardware=machine.fingerprint_for(family),
+                    machine=machine.to_json(),
+                    threads=self.threads,
+                    median_s=medians[sha].value,
+                    samples_s=found,
+                )
+                for sha, found in seconds.items()
+            ]
+        )
+        speedup = speedup_ci(seconds[zero], seconds[tuned], seed=self.seed)
+        return medians[zero], medians[tuned], speedup

@@ -24,6 +24,14 @@ def dense(scale: float = 1.0) -> tuple[Any, list[Tensor], list[Tensor]]:
     return _dense(scale), [("x", (2, 8), "float32")], [("y", (2, 4), "float32")]
 
 
+def large(rows: int, columns: int) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """x @ ones: x [1, rows] -> y [1, columns], with a float32 weight of rows x columns."""
+    weight = relax.const(np.ones((rows, columns), "float32"))
+    x: Tensor = ("x", (1, rows), "float32")
+    made = _build([x], lambda x: relax.op.matmul(x, weight))
+    return made, [x], [("y", (1, columns), "float32")]
+
+
 def two_by_two() -> tuple[Any, list[Tensor], list[Tensor]]:
     """a + b and a * b: two inputs and two outputs of [3]."""
     made = _build(

@@ -95,20 +95,16 @@ def test_whole_artifacts_run_where_kernels_do(
         (result,) = runner.run([kernels.request(work, "k", libraries["double"])])
         assert result.state == "ok"
         for _ in range(2):
-            with artifacts_of(runner) as place:
-                manifest = place.open({sha256: work / "toy.so"}, 1)[sha256]
-                inputs = random_inputs([TensorInfo.from_json(t) for t in manifest["inputs"]], 0)
-                found = place.infer(sha256, inputs)["y"]
-                np.testing.assert_allclose(
-                    found, np.maximum(inputs["x"] @ toy.WEIGHT, 0), rtol=1e-5
-                )
-                assert len(place.time([sha256], inputs, quick)[sha256]) == 3
-                rows = place.time_kernels([sha256], inputs, quick)[sha256]
-                here = LocalArtifacts()
-                here.open({sha256: work / "toy.so"}, 1)
-                assert np.shape(rows) == np.shape(
-                    here.time_kernels([sha256], inputs, quick)[sha256]
-                )
+            place = next(artifacts_of(runner))
+            manifest = place.open({sha256: work / "toy.so"}, 1)[sha256]
+            inputs = random_inputs([TensorInfo.from_json(t) for t in manifest["inputs"]], 0)
+            found = place.infer(sha256, inputs)["y"]
+            np.testing.assert_allclose(found, np.maximum(inputs["x"] @ toy.WEIGHT, 0), rtol=1e-5)
+            assert len(place.time([sha256], inputs, quick)[sha256]) == 3
+            rows = place.time_kernels([sha256], inputs, quick)[sha256]
+            here = LocalArtifacts()
+            here.open({sha256: work / "toy.so"}, 1)
+            assert np.shape(rows) == np.shape(here.time_kernels([sha256], inputs, quick)[sha256])
             device.kill_session()
         runner.close()
 

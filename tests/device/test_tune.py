@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from lepton_tvm.db import open_database
+from lepton_tvm.device.artifacts import RemoteArtifacts
 from lepton_tvm.device.farm import farm_target
-from lepton_tvm.errors import InputError, TargetError
-from lepton_tvm.measure import this_machine
+from lepton_tvm.errors import DeviceError, InputError, TargetError
+from lepton_tvm.measure import Rounds, this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target
-from lepton_tvm.tuning import Status, tune
+from lepton_tvm.tuning import tune
+from lepton_tvm.tuning.result import Status
 from tests.device import servers
 
 
@@ -31,11 +36,64 @@ def test_a_model_is_tuned_on_a_device(
         lambda: other.said.count("session of") > before, lambda: "one more session's end"
     )
     with open_database(url) as database, database.reading() as reading:
-        import sqlalchemy as sa
-
         keys = reading.execute(sa.text("SELECT DISTINCT hardware FROM tuning_keys")).all()
         assert keys == [(there,)]
         assert {m.hardware for m in database.measurements()} <= {there}
+
+
+@pytest.fixture
+def pair(tracker: servers.Running, tmp_path: Path) -> Iterator[list[servers.Running]]:
+    """Two devices by the key `pair`."""
+    with servers.devices(tmp_path, tracker, "pair", 2, "--threads", "1") as made:
+        yield made
+
+
+def test_a_device_that_dies_leaves_the_rest_to_the_others(
+    tracker: servers.Running, pair: list[servers.Running], model: Model, tmp_path: Path
+) -> None:
+    def kill(status: Status) -> None:
+        if status.done > 6 and pair[0].process.poll() is None:
+            pair[0].kill()
+
+    url = f"sqlite:///{tmp_path / 'tune.db'}"
+    farm: dict[str, Any] = {"tracker": tracker.address, "key": "pair"}
+    result = tune(model, trials=40, db=url, on_status=kill, **farm)
+    assert pair[0].process.poll() is not None
+    assert (result.new_trials, result.failed) == (40, 0)
+
+
+def test_a_device_that_cannot_take_the_model_leaves_it_to_another(
+    tracker: servers.Running,
+    pair: list[servers.Running],
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, refused = RemoteArtifacts.open, 1
+
+    def full(place: RemoteArtifacts, *args: Any) -> Any:
+        nonlocal refused
+        refused -= 1
+        if refused >= 0:
+            raise DeviceError("no space left")
+        return opened(place, *args)
+
+    monkeypatch.setattr(RemoteArtifacts, "open", full)
+    # something must win, so that the model is run as a whole
+    monkeypatch.setattr("lepton_tvm.tuning.confirm._LOOKED_FASTER", 0.0)
+    monkeypatch.setattr("lepton_tvm.tuning.confirm._MOST", 1)
+    for module in ("confirm", "whole_model"):
+        monkeypatch.setattr(f"lepton_tvm.tuning.{module}._ROUNDS", Rounds(9, 9, 0.1, 0.0))
+    url = f"sqlite:///{tmp_path / 'tune.db'}"
+    farm: dict[str, Any] = {"tracker": tracker.address, "key": "pair"}
+    result = tune(model, trials=20, db=url, **farm)
+    assert any("was not run on a device: no space left" in note for note in result.notes)
+    assert result.new_trials == 20
+    refused = 2
+    with pytest.raises(DeviceError, match="no device could run the whole model"):
+        tune(model, trials=24, db=url, **farm)
+    with open_database(url) as database, database.reading() as reading:
+        assert reading.execute(sa.text("SELECT count(*) FROM trials")).scalar() == 24
 
 
 def test_a_device_that_is_lost_after_the_search_is_replaced(
@@ -62,7 +120,7 @@ def test_a_device_that_is_lost_after_the_search_is_replaced(
     assert killed
     assert result.trials == 18
     (told,) = [note for note in result.notes if "was lost" in note]
-    assert told.endswith("; another device judged")
+    assert told.startswith("the whole model was not run on a device: ")
 
 
 def test_the_target_is_the_devices_own(tracker: servers.Running, other: servers.Running) -> None:

@@ -164,3 +164,31 @@ def test_a_file_compiled_anew_runs_its_new_code(tmp_path: Path) -> None:
     assert again.sha256 != first.sha256
     np.testing.assert_allclose(again(x), 3 * before, rtol=1e-6)
     np.testing.assert_array_equal(first(x), before)
+
+
+def test_a_net_that_is_gone_leaves_no_memory_behind(tmp_path: Path) -> None:
+    toy.write(tmp_path / "large.so", toy.large(10240, 1024))
+    weights = 4 * 10240 * 1024  # blocks of over 32 MiB go back to the system at once
+    code = (
+        "import sys; import numpy as np; from lepton_tvm import runtime\n"
+        "x = np.ones((1, 10240), 'float32')\n"
+        "def grown():\n"
+        "    assert (runtime.load(sys.argv[1])(x) == 10240).all()\n"
+        "    return 4096 * int(open('/proc/self/statm').read().split()[1])\n"
+        "first = grown()\n"
+        "last = [grown() for _ in range(8)][-1]\n"
+        "print(last - first, 'large.so' in open('/proc/self/maps').read())"
+    )
+    grown, mapped = fresh(code, tmp_path / "large.so").split()
+    assert int(grown) < 2 * weights
+    assert mapped == "False"
+
+
+def test_a_result_and_a_timer_outlive_their_net(path: Path) -> None:
+    net = runtime.load(path)
+    x = np.ones((2, 8), "float32")
+    out, run = net(x), net.timer(x)
+    del net
+    assert run(2) > 0
+    del run
+    np.testing.assert_array_equal(out, runtime.load(path)(x))

@@ -13,9 +13,10 @@ from lepton_tvm.measure import Estimate
 from lepton_tvm.measure.artifacts import LocalArtifacts
 from lepton_tvm.model import Model
 from lepton_tvm.trials import LocalRunner, RunRequest, RunResult
-from lepton_tvm.tuning import TuneResult, outcome, session
+from lepton_tvm.tuning import TuneResult, session
 from lepton_tvm.tuning.confirm import finalists
 from lepton_tvm.tuning.trial_loop import TrialLoop
+from lepton_tvm.tuning.whole_model import SideBySide
 from tests.tuning.runs import Liar, run
 
 
@@ -79,7 +80,7 @@ def test_kernels_that_make_the_whole_model_slower_are_taken_back(
 ) -> None:
     """Kernels whose times were flattered win; the whole model tells that they are slow."""
     told = iter([(Estimate(1.0, 1.0, 1.0), Estimate(1.1, 1.1, 1.1), Estimate(0.9, 0.88, 0.92))])
-    monkeypatch.setattr(outcome, "time_in_turns", lambda *_, **__: next(told))
+    monkeypatch.setattr(SideBySide, "time", lambda *_, **__: next(told))
     taken_back(run(url, model, 30), url, model, "slower (0.900x)")
 
 
