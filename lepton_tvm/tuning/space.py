@@ -60,6 +60,8 @@ class Space:
 
     plans: Sequence[Mapping[str, int]]
     asked: dict[tuple[int, int | None], Questions] = field(default_factory=dict)
+    #: Plans that are left out: their kernels would need other ones around them.
+    dropped: set[int] = field(default_factory=set)
     #: Grows when something new is known about the points.
     version: int = 0
     _zero: Questions = field(default_factory=dict)
@@ -67,7 +69,7 @@ class Space:
     def points(self, rng: np.random.Generator) -> list[Point]:
         """Every point, lowerings in the order of their estimates; large spaces are sampled."""
         made = []
-        for plan in range(len(self.plans)):
+        for plan in (p for p in range(len(self.plans)) if p not in self.dropped):
             for questions in self._questions(plan):
                 made += [self._point(plan, answer) for answer in _answers(questions, rng)]
         return made
@@ -95,6 +97,11 @@ class Space:
             self.version += 1
         if not point.decisions:
             self._zero = dict(asked)
+
+    def drop(self, plan: int) -> None:
+        """Leave the points of a plan out from now on."""
+        self.dropped.add(plan)
+        self.version += 1
 
     def _questions(self, plan: int) -> Iterator[Questions]:
         """The questions for a plan, once for each answer to the first, which is then fixed."""

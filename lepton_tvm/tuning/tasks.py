@@ -96,6 +96,18 @@ class Tasks:
         """A variant that `prepare` has lowered; plan 0 always is."""
         return self._variants[task.hash, plan]
 
+    def comparable(self, task: Task, plan: int) -> bool:
+        """Whether a variant takes the activations that the zero-trial kernel takes.
+
+        The first layer's copy of the picture is as wide as its tile wants; the kernel before it
+        makes that copy, and would have to change too.
+        """
+        wanted, found = (
+            [(a.shape, a.dtype) for a in self.variant(task, p).arguments if not a.constant]
+            for p in (0, plan)
+        )
+        return wanted == found
+
     def prepare(self, wanted: Iterable[tuple[Task, int]]) -> None:
         """Lower what is wanted and not there yet, as many plans at a time as there are tasks."""
         missing = dict.fromkeys((t.hash, p) for t, p in wanted)

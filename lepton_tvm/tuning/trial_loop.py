@@ -99,7 +99,7 @@ class TrialLoop:
             return 0
         try:
             self._ensure_references([task for task, _ in granted])
-            return self._try(granted)
+            return self._try(self._comparable(granted))
         finally:
             self.database.tuning.release(self.job_id)
 
@@ -170,8 +170,20 @@ class TrialLoop:
             self.references[task.hash] = built.path
             self.search.states[task.hash].space.learn(Point(0, {}), built.asked)
 
-    def _try(self, granted: Sequence[tuple[Task, Point]]) -> int:
+    def _comparable(self, granted: Sequence[tuple[Task, Point]]) -> list[tuple[Task, Point]]:
+        """Lower what is granted; without the plans that cannot stand in for the zero-trial one."""
         self.tasks.prepare((task, point.plan) for task, point in granted)
+        kept = []
+        for task, point in granted:
+            if self.tasks.comparable(task, point.plan):
+                kept.append((task, point))
+                continue
+            state = self.search.states[task.hash]
+            state.space.drop(point.plan)
+            state.absent.add(point.text)
+        return kept
+
+    def _try(self, granted: Sequence[tuple[Task, Point]]) -> int:
         tried = [(task, self.tasks.variant(task, point.plan)) for task, point in granted]
         self.database.tuning.add_workloads([(v.hash, t.name, v.module) for t, v in tried])
         by_id = {f"{t.hash}:{p.text}": (t, p) for t, p in granted}

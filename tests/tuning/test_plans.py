@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tvm
@@ -17,6 +20,8 @@ from lepton_tvm.pipeline import Build, build, fuse, ops_of_kernels
 from lepton_tvm.quantization import quantize
 from lepton_tvm.schedules.upstream import upstream_schedule
 from lepton_tvm.targets import parse_target
+from lepton_tvm.tuning.space import Space
+from lepton_tvm.tuning.tasks import Tasks
 
 
 def outputs(built: Build, x: np.ndarray) -> np.ndarray:
@@ -98,6 +103,26 @@ def test_plans_that_are_no_candidates_fall_back_to_the_default(models: dict[str,
     made = build(model.module, target, tuned={h: strange for h in hashes}.get)
     plain = build(model.module, target)
     assert [k.input_shapes for k in made.kernels] == [k.input_shapes for k in plain.kernels]
+
+
+def test_a_plan_for_other_activations_is_left_out(
+    models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Tasks(models["int8"], parse_target("native"), tmp_path)
+    task = next(t for t in tasks.all.values() if len(t.plans) > 2)
+    tasks.prepare([(task, 1), (task, 2)])
+    assert tasks.comparable(task, 1)
+    taken = tasks.variant(task, 1)
+    wider = [a if a.constant else replace(a, shape=(*a.shape, 1)) for a in taken.arguments]
+    key = task.hash, 1
+    monkeypatch.setitem(tasks._variants, key, replace(taken, arguments=tuple(wider)))
+    assert not tasks.comparable(task, 1)
+    assert tasks.comparable(task, 2)
+    space = Space(task.plans)
+    points = space.points(np.random.default_rng(0))
+    space.drop(1)
+    left = space.points(np.random.default_rng(0))
+    assert left == [p for p in points if p.plan != 1] != points
 
 
 def test_a_hash_tells_kernels_apart_and_not_their_names(models: dict[str, Model]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lepton_tvm.tuning.search import Record, Search, TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point, Space, candidate_text
 from lepton_tvm.tuning.tasks import Task
 from lepton_tvm.tuning.trees import Trees
+from lepton_tvm.tuning.trial_loop import TrialLoop
 
 PLANS = tuple(KernelPlan(RegisterTile(rows, 16, 2)).decisions for rows in (7, 4, 8, 14, 2))
 ASKED = {"prefetch_weights": ((0, 1), 1), "unroll_depth": ((1, 2, 4), 1)}
@@ -213,3 +215,18 @@ def test_a_plateau_is_counted_from_when_all_kernels_are_known() -> None:
     assert not plateau.reached(35, made)
     assert plateau.reached(36, made)
     assert not _Plateau(None).reached(10_000, made)
+
+
+def test_what_cannot_stand_in_for_the_zero_trial_is_not_tried() -> None:
+    only = state(task("a"))
+    asked: list[Any] = []
+    tasks: Any = SimpleNamespace(prepare=asked.extend, comparable=lambda task, plan: plan != 3)
+    unused: Any = None
+    loop = TrialLoop(tasks, search(only), unused, {}, unused, unused, unused, "", None)
+    points = [Point(0, {}), Point(1, PLANS[1]), Point(3, PLANS[3])]
+    assert loop._comparable([(only.task, p) for p in points]) == [
+        (only.task, p) for p in points[:2]
+    ]
+    assert [plan for _, plan in asked] == [0, 1, 3]
+    left, _ = only.points(np.random.default_rng(0))
+    assert {p.plan for p in left} == {0, 1, 2, 4}
