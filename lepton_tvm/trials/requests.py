@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from lepton_tvm.errors import TrialError
 
 __all__ = [
     "Argument",
@@ -14,6 +16,7 @@ __all__ = [
     "RunRequest",
     "RunResult",
     "Runner",
+    "fair",
 ]
 
 
@@ -144,3 +147,16 @@ class Runner(Protocol):
     def close(self) -> None:
         """Stop all workers."""
         ...
+
+
+_Answer = TypeVar("_Answer", Built, RunResult)
+
+
+def fair(answer: _Answer) -> _Answer:
+    """The answer of a builder or runner. Raises TrialError where it says nothing of the candidate.
+
+    Such a trial is not to be recorded: it would stand for good that the candidate failed.
+    """
+    if answer.reason is not None:
+        raise TrialError(f"the trials cannot go on: {answer.error}")
+    return answer

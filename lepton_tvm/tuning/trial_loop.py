@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from lepton_tvm.db import Database, Finished, Trial, TrialKey
-from lepton_tvm.errors import CompileError, TrialError
+from lepton_tvm.errors import CompileError
 from lepton_tvm.measure import Estimate, speedup_ci
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Builder, BuildRequest, Built, Runner, RunRequest, RunResult
+from lepton_tvm.trials.requests import fair
 from lepton_tvm.tuning.search import Record, Search
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point
 from lepton_tvm.tuning.tasks import Task, Tasks
@@ -24,8 +24,6 @@ _LEASE_S = 180.0
 # Largest difference from the zero-trial kernel, as a share of its largest output: sums may be
 # ordered otherwise, and Winograd's method rounds more often.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "mixed": 1e-3, "int8": 1e-4}
-
-_Answer = TypeVar("_Answer", Built, RunResult)
 
 # Seconds for which a candidate and the zero-trial kernel run in turns: a first impression.
 _BUDGET_S = 0.03
@@ -118,13 +116,13 @@ class TrialLoop:
         by_id = {f"{t.hash}:{p.text}": (t, p) for t, p in pairs}
         runs = []
         asked = [self._build_request(t, p) for t, p in pairs]
-        for built in map(_fair, self.builder.build(asked)):
+        for built in map(fair, self.builder.build(asked)):
             if built.path is not None:
                 runs.append(
                     replace(self._run_request(*by_id[built.id], built.path), budget_s=budget_s)
                 )
         found = {}
-        for result in map(_fair, self.runner.run(runs)):
+        for result in map(fair, self.runner.run(runs)):
             if result.state == "ok":
                 task, point = by_id[result.id]
                 estimate = speedup_ci(result.reference_s, result.samples_s)
@@ -207,7 +205,7 @@ class TrialLoop:
             if not point.decisions:
                 path = self.references[task.hash]
                 runs.append(self._run_request(task, point, path))
-        for result in map(_fair, self.runner.run(runs)):
+        for result in map(fair, self.runner.run(runs)):
             task, point = by_id[result.id]
             done += self._finish(task, point, built_by_id.get(result.id), result)
             if result.id in built_by_id:
@@ -276,17 +274,7 @@ def _paired(
     requests: Sequence[BuildRequest], answers: Iterable[Built]
 ) -> Iterable[tuple[BuildRequest, Built]]:
     by_id = {r.id: r for r in requests}
-    return ((by_id[built.id], _fair(built)) for built in answers)
-
-
-def _fair(answer: _Answer) -> _Answer:
-    """The answer of a builder or runner. Raises TrialError where it says nothing of the candidate.
-
-    Such a trial is not committed: it would stand for good that the candidate failed.
-    """
-    if answer.reason is not None:
-        raise TrialError(f"the trials cannot go on: {answer.error}")
-    return answer
+    return ((by_id[built.id], fair(built)) for built in answers)
 
 
 def _delete(path: str | None) -> None:

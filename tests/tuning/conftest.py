@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +62,21 @@ def postgres_url(
     monkeypatch.setenv("LEPTON_TVM_ARTIFACTS", str(tmp_path / "artifacts"))
     with postgres_server.database(template="lepton") as fresh:
         yield fresh
+
+
+@pytest.fixture
+def ms(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MetaSchedule without tensor intrinsics, whose import takes half a minute."""
+    import tvm
+
+    name = "tvm.s_tir.tensor_intrin"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(tvm.s_tir, "tensor_intrin", sys.modules[name], raising=False)
+    from tvm.s_tir import meta_schedule
+
+    # Its logger, once set up, does not propagate, so pytest gives it handlers of its own, without
+    # the names that the next set-up asks for.
+    logger = logging.getLogger("tvm.s_tir.meta_schedule")
+    logger.handlers.clear()
+    logger.propagate = True
+    return meta_schedule

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +73,7 @@ def test_a_read_only_database_answers(db: Database, tmp_path: Path) -> None:
         assert ours.query_tuning_record(Scale, TARGET, "main") is not None
 
 
-def test_tvms_tuner_writes_into_it(
-    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Its import takes half a minute; this kernel's space uses no tensor intrinsic.
-    name = "tvm.s_tir.tensor_intrin"
-    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setattr(tvm.s_tir, "tensor_intrin", sys.modules[name], raising=False)
-    from tvm.s_tir import meta_schedule as ms
-
+def test_tvms_tuner_writes_into_it(db: Database, tmp_path: Path, ms: Any) -> None:
     @derived_object
     class Builder(ms.builder.PyBuilder):
         """Builds nothing: the runner computes times from the schedules."""

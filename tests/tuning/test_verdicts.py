@@ -13,7 +13,7 @@ from lepton_tvm.measure import Estimate
 from lepton_tvm.measure.artifacts import LocalArtifacts
 from lepton_tvm.model import Model
 from lepton_tvm.trials import LocalRunner, RunRequest, RunResult
-from lepton_tvm.tuning import TuneResult, session
+from lepton_tvm.tuning import TuneResult, outcome, session
 from lepton_tvm.tuning.confirm import finalists
 from lepton_tvm.tuning.trial_loop import TrialLoop
 from lepton_tvm.tuning.whole_model import SideBySide
