@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Block, Loop, block_notes, same_block
+from lepton_tvm.schedules.base import Block, Loop, block_iters, block_notes, same_block
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 
@@ -18,6 +18,7 @@ __all__ = [
     "Product",
     "bind_blocks",
     "copy_in_turns",
+    "extent",
     "find_product",
     "fits_shared",
     "gpu_schedule",
@@ -142,6 +143,12 @@ def copy_in_turns(
     sch.bind(x, "threadIdx.x")
     if vector > 1:
         sch.vectorize(elements)
+
+
+def extent(sch: Schedule, block: Block, kind: str) -> int:
+    """The product of the extents of a block's iterators of one kind."""
+    loops = zip(sch.get_loops(block), block_iters(sch, block), strict=True)
+    return math.prod(int(sch.get(loop).extent) for loop, letter in loops if letter == kind)
 
 
 def spread(sch: Schedule, block: Block, threads: int) -> Loop:

@@ -8,8 +8,10 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, block_iters, same_block
-from lepton_tvm.schedules.cuda.anchor import gpu_schedule, spread
+from lepton_tvm.schedules.cuda.anchor import extent, gpu_schedule, spread
+from lepton_tvm.schedules.cuda.tiles import BLOCKS, best_block
 from lepton_tvm.targets import Target
+from lepton_tvm.targets.cuda import gpu_of
 
 __all__ = ["Elementwise"]
 
@@ -31,7 +33,8 @@ class Elementwise:
         for block in blocks:
             if not any(same_block(sch, block, o) for o in outputs):
                 sch.compute_inline(block)
-        threads = choices.pick(sch, "threads", [64, 128, 256, 512], 256)
+        elements = max(extent(sch, output, "S") for output in outputs)
+        threads = choices.pick(sch, "threads", BLOCKS, best_block(elements, gpu_of(target)))
         for output in outputs:
             spread(sch, output, threads)
         return sch

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Block, Choices, Loop, block_iters, same_block
-from lepton_tvm.schedules.cuda.anchor import gpu_schedule, spread
+from lepton_tvm.schedules.cuda.anchor import extent, gpu_schedule, spread
+from lepton_tvm.schedules.cuda.tiles import BLOCKS, best_block
 from lepton_tvm.targets import Target
+from lepton_tvm.targets.cuda import Gpu, gpu_of
 
 __all__ = ["Reduction"]
 
@@ -19,6 +20,7 @@ _LANES = 32
 # the GPU busy.
 _LONG = 64
 _BUSY = 65_536
+_SHARED_BY = 256
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Reduction:
             return None
         if any("O" in block_iters(sch, b) for b in blocks):
             return None
-        threads = choices.pick(sch, "threads", [64, 128, 256, 512], 256)
         kept = _kept(sch)
+        threads = choices.pick(sch, "threads", BLOCKS, _threads(sch, kept, gpu_of(target)))
         if len(kept) == 2 and _reads_its_own(sch, *kept):
             reduction, reader = kept
             _fused(sch, reduction, reader, threads)
@@ -73,10 +75,12 @@ def _kept(sch: Schedule) -> list[Block]:
     return kept
 
 
-def _extent(sch: Schedule, block: Block, kind: str) -> int:
-    """The product of the extents of a block's iterators of one kind."""
-    loops = zip(sch.get_loops(block), block_iters(sch, block), strict=True)
-    return math.prod(int(sch.get(loop).extent) for loop, letter in loops if letter == kind)
+def _threads(sch: Schedule, kept: list[Block], gpu: Gpu) -> int:
+    """Threads of a block: as many as share a sum, else what the results ask for."""
+    sizes = [(extent(sch, block, "R"), extent(sch, block, "S")) for block in kept]
+    if any(_is_long(*size) for size in sizes):
+        return _SHARED_BY
+    return best_block(max(results for _, results in sizes), gpu)
 
 
 def _is_long(terms: int, results: int) -> bool:
@@ -88,10 +92,10 @@ def _reads_its_own(sch: Schedule, reduction: Block, reader: Block) -> bool:
     """Whether a block without a reduction reads one result of a short one per element."""
     if "R" not in block_iters(sch, reduction) or "R" in block_iters(sch, reader):
         return False
-    results = _extent(sch, reduction, "S")
-    if _extent(sch, reader, "S") != results:
+    results = extent(sch, reduction, "S")
+    if extent(sch, reader, "S") != results:
         return False
-    return not _is_long(_extent(sch, reduction, "R"), results)
+    return not _is_long(extent(sch, reduction, "R"), results)
 
 
 def _fused(sch: Schedule, reduction: Block, reader: Block, threads: int) -> None:
@@ -121,7 +125,7 @@ def _reduce(sch: Schedule, block: Block, threads: int) -> None:
     loops = sch.get_loops(block)
     spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "S"]
     reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "R"]
-    terms, results = _extent(sch, block, "R"), _extent(sch, block, "S")
+    terms, results = extent(sch, block, "R"), extent(sch, block, "S")
     if not _is_long(terms, results):
         _, first = _one_thread_each(sch, block, threads)
         sch.decompose_reduction(block, first)

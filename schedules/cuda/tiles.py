@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from lepton_tvm.targets.cuda import Gpu
 
-__all__ = ["Tile", "Work", "aligned", "best_tile", "cycles", "resident"]
+__all__ = ["BLOCKS", "Tile", "Work", "aligned", "best_block", "best_tile", "cycles", "resident"]
 
 # Cycles from asking for global memory to having it, with the two barriers of a step.
 _WAIT = 800
@@ -24,6 +24,9 @@ _FETCHED, _READ = 64, 128
 # about twelve instructions with the index arithmetic, and four warps of 32 go on in each cycle.
 _COPIED = 12 / 4 / (4 * 32)
 _SUM_BYTES = 4
+#: Threads of a block where every thread has results of its own.
+BLOCKS = (64, 128, 256, 512)
+_USUAL = 256
 # What the system takes of a block's shared memory, and registers beside the sums.
 _SYSTEM_SHARED = 1024
 _OTHER_REGISTERS = 48
@@ -105,3 +108,12 @@ def best_tile(tiles: Iterable[Tile], work: Work, gpu: Gpu) -> Tile:
     """The tile with the lowest estimate among those that fit a block's shared memory."""
     fitting = [tile for tile in tiles if tile.shared <= gpu.shared_bytes]
     return min(fitting, key=lambda tile: (cycles(tile, work, gpu), tile.shared))
+
+
+def best_block(results: int, gpu: Gpu) -> int:
+    """Threads of a block where each thread computes one of `results`.
+
+    256, or fewer where these would leave multiprocessors without a block.
+    """
+    fitting = [n for n in BLOCKS if n <= _USUAL and -(-results // n) >= gpu.processors]
+    return max(fitting, default=BLOCKS[0])

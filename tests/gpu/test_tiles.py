@@ -13,7 +13,7 @@ from lepton_tvm import device_build
 from lepton_tvm.ir.kernels.gemm import GemmShape, gemm
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
-from lepton_tvm.schedules.cuda.tiles import Tile, Work, best_tile, cycles, resident
+from lepton_tvm.schedules.cuda.tiles import Tile, Work, best_block, best_tile, cycles, resident
 from lepton_tvm.targets import parse_target
 from lepton_tvm.targets.cuda import GPUS
 from tests.gpu.banks import SIZES, store_conflicts
@@ -60,6 +60,12 @@ def test_blocks_that_a_multiprocessor_holds() -> None:
     assert held(512, 1, 0) == 65536 // (512 * 49)  # registers
     assert held(1024, 1, 0, "sm_75") == 1024 // 1024  # threads
     assert held(1024, 255, 0) == 1  # never none
+
+
+def test_few_results_go_to_more_and_smaller_blocks() -> None:
+    assert best_block(108 * 256, A100) == 256
+    assert best_block(107 * 256, A100) == 128
+    assert best_block(1000, A100) == 64
 
 
 def source(
