@@ -34,7 +34,8 @@ class DevicePool:
 
     The fingerprint is that of most devices when the pool is made, or `fingerprint`. What is left
     out is told to `say`, once each. Raises DeviceError where no fitting device is known to the
-    tracker within `wait_s`, InputError where devices give fewer than `threads`.
+    tracker within `wait_s`, InputError where devices give fewer than `threads`. While there are
+    fitting devices, which others use, one is waited for as long as `busy_s`.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class DevicePool:
         *,
         threads: int = 1,
         wait_s: float = 60.0,
+        busy_s: float = 0.0,
         fingerprint: str | None = None,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._tracker, self._key, self._wait_s, self._say = tracker, key, wait_s, say
-        self._threads = threads
+        self._threads, self._busy_s = threads, busy_s
         self._told: set[str] = set()
         chosen = self._choose(fingerprint)
         self.facts = dict(chosen.facts)
@@ -61,9 +63,12 @@ class DevicePool:
 
     def count(self) -> int:
         """How many fitting devices the tracker knows, busy ones too; at least 1."""
+        return max(1, self._fitting())
+
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a device of the key."""
         with Tracker(self._tracker) as tracker:
-            fitting = [d for d in tracker.devices(self._key) if self._refusal(d) is None]
-        return max(1, len(fitting))
+            return tracker.waiting(self._key) > 0
 
     def take(self, stop: Callable[[], bool] = lambda: False) -> DeviceSession | None:
         """A session with a fitting device, waiting for a free one; None where `stop` said so.
@@ -71,11 +76,17 @@ class DevicePool:
         Raises DeviceError when the wait time is over.
         """
         end = time.monotonic() + self._wait_s
+        last = end + self._busy_s
         # Unfitting ones are held meanwhile: the tracker would give the same one again.
         held: list[DeviceSession] = []
         problem = "none is free"
         try:
-            while not stop() and time.monotonic() < end:
+            while not stop() and time.monotonic() < last:
+                if time.monotonic() >= end:
+                    if self._fitting() == 0:
+                        break
+                    self._tell(f"all devices of key {self._key!r} were busy: one was waited for")
+                    end = min(last, time.monotonic() + self._wait_s)
                 try:
                     session = self._request(end, stop)
                     if session is None:
@@ -97,6 +108,10 @@ class DevicePool:
             f"no device of key {self._key!r} with hardware {self.fingerprint} could be had from "
             f"tracker {self._address()} within {self._wait_s:.0f} s ({problem}); {self._hint()}"
         )
+
+    def _fitting(self) -> int:
+        with Tracker(self._tracker) as tracker:
+            return sum(self._refusal(d) is None for d in tracker.devices(self._key))
 
     def _request(self, end: float, stop: Callable[[], bool]) -> DeviceSession | None:
         with Tracker(self._tracker) as tracker:

@@ -120,6 +120,13 @@ class Tracker:
         chosen = (d for d in found if d is not None and key in (None, d.key))
         return sorted(chosen, key=lambda d: (d.key, d.host, d.port))
 
+    def waiting(self, key: str) -> int:
+        """How many requests for a device of `key` have got none yet."""
+        told = self.summary().get("queue_info")
+        queue = told.get(key) if isinstance(told, dict) else None
+        count = queue.get("pending") if isinstance(queue, dict) else None
+        return count if isinstance(count, int) else 0
+
     def request(
         self, key: str, *, wait_s: float, stop: Callable[[], bool] = lambda: False
     ) -> Place | None:

@@ -43,6 +43,7 @@ def open_runner(
     *,
     timeout_s: float = 10.0,
     wait_s: float = 60.0,
+    busy_s: float = 0.0,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Runner:
     """This machine, or the devices of `key` that a tracker (`HOST:PORT`) knows.
@@ -58,7 +59,9 @@ def open_runner(
     from lepton_tvm.trials.remote import RpcRunner
 
     address, kind = farm_of(tracker, key)
-    return RpcRunner(address, kind, threads=threads, timeout_s=timeout_s, wait_s=wait_s, say=say)
+    return RpcRunner(
+        address, kind, threads=threads, timeout_s=timeout_s, wait_s=wait_s, busy_s=busy_s, say=say
+    )
 
 
 def artifacts_of(runner: Runner) -> Iterator[ArtifactPlace]:

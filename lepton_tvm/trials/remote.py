@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -15,7 +16,7 @@ from lepton_tvm.device.artifacts import RemoteArtifacts
 from lepton_tvm.device.client import DeviceLost, DeviceSession
 from lepton_tvm.device.farm import DevicePool
 from lepton_tvm.device.tracker import Address
-from lepton_tvm.errors import LeptonError
+from lepton_tvm.errors import DeviceError, LeptonError
 from lepton_tvm.trials.lanes import Queue
 from lepton_tvm.trials.requests import RunRequest, RunResult
 from lepton_tvm.trials.wire import run_result
@@ -35,10 +36,12 @@ class RpcRunner:
     a second attempt on another one; new devices of the key are taken in with the next `run`.
 
     All devices have one hardware fingerprint and one TVM version: that of most devices at the
-    start. Others are left out, and `say` is told so. Devices are held until `close`. A device that
-    does not answer for `timeout_s` ends that candidate; `wait_s` is how long a free device is
-    waited for before DeviceError is raised. Raises DeviceError for a tracker that cannot be reached
-    or has no device for us, InputError where devices allow fewer than `threads`.
+    start. Others are left out, and `say` is told so. Devices are held until `close`, but where
+    somebody waits for one, half of them, or the only one, are given back between two calls of
+    `run`. A device that does not answer for `timeout_s` ends that candidate; `wait_s` is how long
+    a device is waited for before DeviceError is raised, where others use all for `busy_s`. Raises
+    DeviceError for a tracker that cannot be reached or has no device for us, InputError where
+    devices allow fewer than `threads`.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class RpcRunner:
         threads: int = 1,
         timeout_s: float = 10.0,
         wait_s: float = 60.0,
+        busy_s: float = 0.0,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._pool = DevicePool(tracker, key, threads=threads, wait_s=wait_s, say=say)
+        self._pool = DevicePool(
+            tracker, key, threads=threads, wait_s=wait_s, busy_s=busy_s, say=say
+        )
         self._lanes: list[_Lane] = []
         self._hashes = FileHashes()
         self._say = say
@@ -89,6 +95,7 @@ class RpcRunner:
             queue.stop()
             for thread in threads:
                 thread.join(self._timeout_s + _SPARE_S)
+            self._share()
 
     def artifacts(self) -> Iterator[RemoteArtifacts]:
         """The devices in turn, for whole artifacts; not for use while `run` is at work.
@@ -114,6 +121,14 @@ class RpcRunner:
             lane.close()
         self._lanes.clear()
 
+    def _share(self) -> None:
+        """Give devices back that others wait for: half of them, or the only one."""
+        held = [lane for lane in self._lanes if lane.is_holding]
+        with contextlib.suppress(DeviceError):  # no tracker: who needs it will say so
+            if held and self._pool.is_wanted():
+                for lane in held[: max(1, len(held) // 2)]:
+                    lane.close()
+
     def _new_lane(self) -> _Lane:
         return _Lane(self._pool, self._hashes, self._timeout_s, self._say)
 
@@ -130,6 +145,11 @@ class _Lane:
     ) -> None:
         self._pool, self._hashes, self._timeout_s, self._say = pool, hashes, timeout_s, say
         self._session: DeviceSession | None = None
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether it has a device."""
+        return self._session is not None
 
     def work(self, queue: Queue) -> None:
         """Do requests of the queue until all are done, or no device can be had."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -23,6 +24,8 @@ from lepton_tvm.tuning.run import Limits, OnStatus, SearchRun
 __all__ = ["check_runs_here", "parse_budget", "tune"]
 
 _DEFAULT_TRIALS = 256
+# Another search gives a device back after its batch, `compare` and `bench` when they are done.
+_BUSY_S = 1800.0
 
 
 def tune(
@@ -67,7 +70,7 @@ def tune(
     """
     goal = parse_target(target) if tracker is None else farm_target(target, tracker, key)
     said: list[str] = []
-    _check(model, trials, threads, seed)
+    _check(model, trials, threads, seed, tracker)
     if output is not None:
         check_output(Path(output))
     seconds = parse_budget(budget)
@@ -134,7 +137,7 @@ def check_runs_here(target: Target) -> None:
         )
 
 
-def _check(model: Model, trials: int | None, threads: int, seed: int) -> None:
+def _check(model: Model, trials: int | None, threads: int, seed: int, tracker: str | None) -> None:
     if not isinstance(model, Model):
         raise InputError(
             f"tune takes a Model, found {type(model).__name__}; load_model makes one of a file"
@@ -142,6 +145,12 @@ def _check(model: Model, trials: int | None, threads: int, seed: int) -> None:
     for name, value, least in (("trials", trials, 1), ("threads", threads, 1), ("seed", seed, 0)):
         if value is not None and (type(value) is not int or value < least):
             raise InputError(f"{name} is {value!r}: it must be an int of at least {least}")
+    cpus = os.cpu_count() or 1
+    if tracker is None and threads > cpus:  # devices say themselves how many they give
+        raise InputError(
+            f"threads is {threads} and this machine has {cpus} CPUs: times of threads that wait "
+            "for each other's CPUs say nothing"
+        )
 
 
 @contextmanager
@@ -173,7 +182,7 @@ def _tools(
 ) -> Iterator[tuple[Builder, Runner]]:
     if tracker is None:
         check_runs_here(target)
-    runner = open_runner(tracker, key, threads=threads, say=say)
+    runner = open_runner(tracker, key, threads=threads, busy_s=_BUSY_S, say=say)
     try:
         builder = open_builder(builders)
         try:

@@ -109,6 +109,33 @@ def test_whole_artifacts_run_where_kernels_do(
         runner.close()
 
 
+def test_two_runs_share_the_only_device(
+    tracker: servers.Running, libraries: dict[str, str], work: Path
+) -> None:
+    told: list[str] = []
+    asked = [kernels.request(work, "k", libraries["double"])]
+    with servers.devices(work, tracker, "shared", 1):
+        first, second = (
+            RpcRunner(where(tracker), "shared", wait_s=2, busy_s=60, say=told.append)
+            for _ in range(2)
+        )
+        assert [r.state for r in first.run(asked)] == ["ok"]
+        found: list[RunResult] = []
+        other = threading.Thread(target=lambda: found.extend(second.run(asked)))
+        other.start()
+        with Tracker(where(tracker)) as looking:
+            servers.wait_until(lambda: looking.waiting("shared") > 0, lambda: "a request")
+            servers.wait_until(lambda: bool(told), lambda: "longer than wait_s")
+        assert not found  # the first one still holds it
+        assert [r.state for r in first.run(asked)] == ["ok"]
+        other.join(30)
+        assert [r.state for r in found] == ["ok"]
+        second.close()
+        assert [r.state for r in first.run(asked)] == ["ok"]
+        first.close()
+    assert told == ["all devices of key 'shared' were busy: one was waited for"]
+
+
 def test_what_a_device_refuses_is_not_the_candidate_s_fault(
     tracker: servers.Running, libraries: dict[str, str], work: Path
 ) -> None:

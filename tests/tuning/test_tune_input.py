@@ -35,6 +35,7 @@ def test_other_budgets_are_refused(text: str) -> None:
     [
         ({"trials": 0}, "trials is 0"),
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 4096}, "threads is 4096 and this machine has .* CPUs"),
         ({"trials": "12"}, "trials is '12': it must be an int"),
         ({"seed": -1}, "seed is -1: it must be an int of at least 0"),
         ({"budget": "x"}, "is not a time"),
