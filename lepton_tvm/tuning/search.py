@@ -80,6 +80,11 @@ class TaskState:
         return text in self.records or text in self.elsewhere or text in self.absent
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether the zero-trial kernel ran: without it nothing can be said of the others."""
+        return ZERO_TRIAL in self.records and self.records[ZERO_TRIAL].speedup > 0
+
+    @property
     def zero_s(self) -> float | None:
         """Seconds of the zero-trial kernel: the median over all trials that ran beside it."""
         times = [r.reference_s for r in self.records.values() if r.reference_s]
@@ -126,7 +131,7 @@ class Search:
         fresh.sort(key=lambda s: -s.task.info.macs * s.task.calls)
         for state in fresh[:count]:
             made.append((state.task, Point(0, {})))
-        ready = [s for s in self.states.values() if ZERO_TRIAL in s.records]
+        ready = [s for s in self.states.values() if s.is_comparable]
         pools = self._pools(ready)
         pending = dict.fromkeys(pools, 0)
         while len(made) < count and any(p.points for p in pools.values()):

@@ -217,6 +217,15 @@ def test_a_plateau_is_counted_from_when_all_kernels_are_known() -> None:
     assert not _Plateau(None).reached(10_000, made)
 
 
+def test_nothing_is_tried_beside_a_zero_trial_that_failed() -> None:
+    broken, works = state(task("a")), state(task("b"))
+    broken.add(Record(ZERO_TRIAL, 0.0))
+    made = search(broken, works)
+    assert [(t.name, p.text) for t, p in made.propose(8)] == [("b", ZERO_TRIAL)]
+    works.add(Record(ZERO_TRIAL, 1.0, 1e-4))
+    assert {t.name for t, _ in made.propose(8)} == {"b"}
+
+
 def test_what_cannot_stand_in_for_the_zero_trial_is_not_tried() -> None:
     only = state(task("a"))
     asked: list[Any] = []
