@@ -81,6 +81,11 @@ def bench(
     from lepton_tvm.frontend import load_model
 
     source = load_model(model, shapes=shapes)
+    if source.precision != "float32":
+        raise InputError(
+            f"model {source.name} is {source.precision} already: bench takes a float model and "
+            "makes the other precisions of it; compile this one and run `compare`"
+        )
     report: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lepton_tvm_bench_") as folder, ExitStack() as stack:
         place: EnginePlace = stack.enter_context(engine_place(tracker, key, threads))

@@ -242,7 +242,7 @@ class TrialLoop:
         new = self.database.tuning.finish(trial)
         if new:  # else `refresh` takes over the one that is stored
             self.search.states[task.hash].add(record_of(trial))
-        self.on_trial(task, trial)
+            self.on_trial(task, trial)
         return int(new)
 
     def _build_request(self, task: Task, point: Point) -> BuildRequest:

@@ -10,6 +10,7 @@ import pytest
 from tvm import relax
 
 from lepton_tvm import pipeline
+from lepton_tvm.bench import bench
 from lepton_tvm.compare import compare
 from lepton_tvm.compiler import compile, variant_name
 from lepton_tvm.errors import InputError
@@ -103,6 +104,8 @@ def test_what_is_quantized_already_is_said_to_be(tmp_path: Path) -> None:
     compile(model, db=database)
     with pytest.raises(InputError, match=r"no float baseline .* quantized already.*stored: int8"):
         compare(db=database)
+    with pytest.raises(InputError, match="is int8 already: bench takes a float model"):
+        bench(tmp_path / "int8.onnx")
     plan = annotate(model.module)
     assert plan.anchors == ()
     reasons = {s.name: s.reason for s in plan.skipped}
