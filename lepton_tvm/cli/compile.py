@@ -18,13 +18,29 @@ Tuned = Annotated[
     bool,
     typer.Option(
         "--tuned/--zero-trials",
-        help="Use the schedules that `tune` found on this machine, or only analytical ones.",
+        help="Use the schedules that `tune` found on that machine, or only analytical ones.",
+    ),
+]
+
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        "--hardware",
+        metavar="ID",
+        help="The machine that is to run it, as `device list` names its hardware: schedules tuned "
+        "there are used. Default: this machine. Its cores go into LEPTON_TVM_CORES.",
+        show_default=False,
     ),
 ]
 
 
 @command(app, "compile")
-def compile_model(options: ModelOptions, tuned: Tuned = True, as_json: Json = False) -> Output:
+def compile_model(
+    options: ModelOptions,
+    tuned: Tuned = True,
+    hardware: Hardware = None,
+    as_json: Json = False,
+) -> Output:
     """Prune, quantize and compile a model to one .so, and record it."""
     from lepton_tvm.targets import parse_target
 
@@ -38,7 +54,7 @@ def compile_model(options: ModelOptions, tuned: Tuned = True, as_json: Json = Fa
         say(f"compiling for {goal}")
         artifact = build(
             made, target=goal, output=options.so, winograd=options.winograd, tuned=tuned,
-            threads=options.threads, db=options.db,
+            hardware=hardware, threads=options.threads, db=options.db,
         )  # fmt: skip
         notes = quantization_notes(made)
     result = {**artifact.to_json(), "notes": list(notes)}

@@ -23,6 +23,8 @@ def misses_text(data: dict[str, Any]) -> Any:
         heading(f"{used} of {len(kernels)} kernels have a record for"),
         lines(asked),
     ]
+    if not kernels:
+        shown.append("its kernels are not known here: run lepton-tvm tune")
     alike: dict[str, list[dict[str, Any]]] = {}
     for kernel in kernels:
         alike.setdefault(kernel["text"], []).append(kernel)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from lepton_tvm.cli.bench import names
 from lepton_tvm.cli.options import parse_prune, parse_shapes
 from lepton_tvm.errors import InputError
+from tests.cli.conftest import Lepton
+from tests.cli.test_bad_input import save
 
 
 def test_shapes() -> None:
@@ -41,3 +44,20 @@ def test_bad_prune(text: str) -> None:
 def test_engines() -> None:
     assert names("onnxruntime, openvino,onnxruntime") == ("onnxruntime", "openvino")
     assert names("") == ()
+
+
+def test_compile_looks_for_schedules_of_the_machine_that_is_named(
+    lepton: Lepton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def tuned_by(*_: Any, **options: Any) -> Any:
+        asked.append(options["hardware"])
+        return lambda _task: None
+
+    monkeypatch.setattr("lepton_tvm.compiler.tuned_by", tuned_by)
+    model = save("relu.onnx")
+    for options in ((), ("--hardware", "0123456789abcdef")):
+        assert lepton("compile", model, *options).code == 0
+    assert asked == [None, "0123456789abcdef"]
+    assert "its kernels are not known here" in lepton("db", "why", "relu").out
