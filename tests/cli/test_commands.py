@@ -59,7 +59,7 @@ def test_compile_and_tune_share_their_options() -> None:
     shared = {f.name for f in dataclasses.fields(ModelOptions)}
     assert {"calib", "threads", "db"} <= shared
     assert {n: compile[n] for n in shared} == {n: tune[n] for n in shared}
-    assert set(compile) - shared == {"tuned", "as_json"}
+    assert set(compile) - shared == {"tuned", "hardware", "as_json"}
 
 
 def test_compile_takes_schedules_of_as_many_threads_as_asked(

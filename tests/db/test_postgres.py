@@ -178,7 +178,7 @@ def test_a_lost_connection(url: str, postgres_server: Server) -> None:
 
 def test_missing_driver(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(DatabaseError, match=r"driver is not installed .*lepton_tvm\[postgres\]"):
+    with pytest.raises(DatabaseError, match=r"driver is not installed .*lepton-tvm\[postgres\]"):
         open_database("postgresql://host/name")
 
 
