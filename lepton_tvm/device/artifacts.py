@@ -12,15 +12,13 @@ from typing import Any
 import numpy.typing as npt
 
 from lepton_tvm.device.client import DeviceSession
-from lepton_tvm.device.farm import DevicePool
+from lepton_tvm.device.farm import DevicePool, gpus_of
 from lepton_tvm.device.tracker import farm_of
 from lepton_tvm.errors import DeviceError
 from lepton_tvm.measure.inputs import read_arrays, write_arrays
 from lepton_tvm.measure.latency import Rounds
 from lepton_tvm.measure.machine import Machine
 from lepton_tvm.runtime.loader import check_machine
-from lepton_tvm.targets.driver import Device as Gpu
-from lepton_tvm.targets.driver import Devices
 
 __all__ = ["RemoteArtifacts", "arrays_from", "arrays_to", "device_session", "remote_artifacts"]
 
@@ -40,8 +38,7 @@ class RemoteArtifacts:
         facts, _ = session.ask("hello")
         self.flags = frozenset(facts["flags"])
         self.threads = int(facts["threads"])
-        found = tuple(Gpu(**gpu) for gpu in facts.get("gpus", ()))
-        self.gpus = Devices(found, None if found else "the device has no NVIDIA GPU")
+        self.gpus = gpus_of(facts)
         self._machine = Machine.from_json(facts["machine"])
 
     @property

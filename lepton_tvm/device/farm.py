@@ -23,7 +23,7 @@ from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.targets.cuda import best_arch, gpu_of
 from lepton_tvm.targets.driver import Device, Devices
 
-__all__ = ["DevicePool", "farm_target"]
+__all__ = ["DevicePool", "farm_target", "gpus_of"]
 
 _LOOK_S = 1.0
 _SERVE = "start a device: lepton-tvm device serve --tracker {tracker} --key {key}"
@@ -196,7 +196,7 @@ def farm_target(
     asked = spec.spec if isinstance(spec, Target) else spec
     native = pool.facts.get("target")
     if asked in ("cuda", "cuda:native"):
-        target = parse_target(f"cuda:{best_arch(_gpus(pool))}")
+        target = parse_target(f"cuda:{best_arch(gpus_of(pool.facts))}")
     elif asked != "native":
         target = parse_target(spec)
     elif native is not None:
@@ -223,7 +223,7 @@ def _check_gpu(target: Target, key: str, pool: DevicePool) -> None:
     """Raise TargetError where the target is for a GPU that the devices do not have."""
     if target.family != "cuda":
         return
-    needed, gpus = gpu_of(target).capability, _gpus(pool)
+    needed, gpus = gpu_of(target).capability, gpus_of(pool.facts)
     if gpus.devices and gpus.devices[0].capability >= needed:
         return
     have = str(gpus.devices[0]) if gpus.devices else "no NVIDIA GPU"
@@ -233,9 +233,10 @@ def _check_gpu(target: Target, key: str, pool: DevicePool) -> None:
     )
 
 
-def _gpus(pool: DevicePool) -> Devices:
-    found = tuple(Device(**gpu) for gpu in pool.facts.get("gpus", ()))
-    return Devices(found, None if found else "the devices have no NVIDIA GPU")
+def gpus_of(facts: Mapping[str, Any]) -> Devices:
+    """The GPUs of a device, by what it tells of itself."""
+    found = tuple(Device(**gpu) for gpu in facts.get("gpus", ()))
+    return Devices(found, None if found else "the device has no NVIDIA GPU")
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:
