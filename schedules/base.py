@@ -76,7 +76,12 @@ class Decided:
 
 
 class ScheduleRule(Protocol):
-    """A template."""
+    """A template.
+
+    A class attribute `groups` names the groups of kernels that it serves: `conv2d`, `matmul` (each
+    with all that its lowering may choose), `plain` for the rest. Only their tuning records depend
+    on its code; without the attribute it is taken to serve all.
+    """
 
     @property
     def name(self) -> str:

@@ -104,14 +104,18 @@ def why(
     from lepton_tvm.db.why import explain
     from lepton_tvm.measure import this_machine
     from lepton_tvm.targets import parse_target
-    from lepton_tvm.tuning.keys import trial_key
+    from lepton_tvm.tuning.keys import family_version, trial_key
 
     goal = parse_target(target)
     machine = hardware or this_machine().fingerprint_for(goal.family)
-    asked = trial_key("", goal, machine, threads).to_json()
+
+    def key_of(workload: str, name: str) -> Any:
+        return trial_key(workload, name, goal, machine, threads)
+
+    asked = {**key_of("", "").to_json(), "schedule_version": family_version(goal.family)}
     del asked["workload_hash"]
     with _existing(db) as database:
-        found = explain(database, key, asked)
+        found = explain(database, key, key_of)
     data = {"asked": asked, "kernels": [e.to_json() for e in found]}
     return Output(data, lambda: misses_text(data))
 
@@ -211,10 +215,12 @@ def collect(
 
 def _schedules_in_use() -> set[str]:
     from lepton_tvm.targets import FAMILIES
-    from lepton_tvm.tuning.keys import schedule_version
+    from lepton_tvm.tuning.keys import family_version
     from lepton_tvm.tuning.metaschedule import SCHEDULES
+    from lepton_tvm.tuning.schedule_version import schedule_versions
 
-    return {SCHEDULES, *(schedule_version(name) for name in FAMILIES)}
+    groups = [version for name in FAMILIES for version in schedule_versions(name).values()]
+    return {SCHEDULES, *groups, *(family_version(name) for name in FAMILIES)}
 
 
 def _shown(url: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +48,13 @@ class Explanation:
         return {**vars(self), "differs": list(self.differs)}
 
 
-def explain(database: Database, key: str, asked: Mapping[str, str]) -> list[Explanation]:
-    """For each kernel of the model or kernel that `key` names: is there a record for `asked`?
+def explain(
+    database: Database, key: str, key_for: Callable[[str, str], TrialKey]
+) -> list[Explanation]:
+    """For each kernel of the model or kernel that `key` names: is there a record?
 
-    `asked` holds target, hardware, tvm_version and schedule_version. Raises InputError where `key`
-    names nothing or too much.
+    `key_for` gives the key that is asked for, from a kernel's hash and its name. Raises InputError
+    where `key` names nothing or too much.
     """
     with database.reading() as session:
         hashes = kernels_of(session, key, database.url)
@@ -69,7 +71,7 @@ def explain(database: Database, key: str, asked: Mapping[str, str]) -> list[Expl
                 if row.id in won or counts.get(row.id):
                     stored[row.workload_hash][row.id] = key_of(row)
     found = [
-        _explain(TrialKey(h, **asked), names.get(h, ""), stored[h], counts, won, known)
+        _explain(key_for(h, names.get(h, "")), names.get(h, ""), stored[h], counts, won, known)
         for h in hashes
     ]
     return sorted(found, key=lambda e: (e.used, e.name))

@@ -16,7 +16,7 @@ from lepton_tvm.model import Model
 from lepton_tvm.targets import Target
 from lepton_tvm.trials import Builder, Runner, artifacts_of
 from lepton_tvm.tuning.cost_model import KIND, CostModel
-from lepton_tvm.tuning.keys import trial_key
+from lepton_tvm.tuning.keys import family_version, trial_key
 from lepton_tvm.tuning.result import Status, task_result
 from lepton_tvm.tuning.search import Record, Search, TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Space
@@ -93,10 +93,14 @@ class SearchRun:
         return stopped
 
     def _loop(self, tasks: Tasks) -> TrialLoop:
-        self.keys = {h: trial_key(h, self.target, self.hardware, self.threads) for h in tasks.all}
+        self.keys = {
+            h: trial_key(h, task.name, self.target, self.hardware, self.threads)
+            for h, task in tasks.all.items()
+        }
         log = self.database.tuning
         base = next(iter(self.keys.values()))
-        stored = log.load_cost_model(base.target, base.tvm_version, base.schedule_version, KIND)
+        version = family_version(self.target.family)
+        stored = log.load_cost_model(base.target, base.tvm_version, version, KIND)
         model = CostModel.from_bytes(stored) if stored else CostModel()
         states = [TaskState(task, Space(task.plans)) for task in tasks.all.values()]
         search = Search(states, model, np.random.default_rng(self.seed))
@@ -162,7 +166,7 @@ class SearchRun:
         if data is not None:
             key = next(iter(self.keys.values()))
             self.database.tuning.save_cost_model(
-                key.target, key.tvm_version, key.schedule_version, KIND, data,
+                key.target, key.tvm_version, family_version(self.target.family), KIND, data,
                 sum(len(s.records) for s in loop.search.states.values()),
             )  # fmt: skip
 

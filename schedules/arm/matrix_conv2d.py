@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -29,6 +30,7 @@ class MatrixConv2d:
     """
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("conv2d",)
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

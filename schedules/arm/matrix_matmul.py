@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -34,6 +35,7 @@ class MatrixMatmul:
     """
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("matmul",)
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -41,6 +42,7 @@ class Conv2d:
     """
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("conv2d",)
     unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:

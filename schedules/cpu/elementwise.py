@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import tvm
 from tvm import sym
@@ -30,6 +30,7 @@ class Elementwise:
     """Inlines everything into the blocks that write the outputs, and vectorises those."""
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("plain",)
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None where it has a reduction."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -42,6 +43,7 @@ class Matmul:
     """
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("matmul",)
     unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -27,6 +28,7 @@ class Rows:
     """
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("plain",)
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

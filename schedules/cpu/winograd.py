@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -26,6 +27,7 @@ class WinogradConv2d:
     """
 
     name: str
+    groups: ClassVar[tuple[str, ...]] = ("conv2d",)
     unit_of: UnitOf
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:

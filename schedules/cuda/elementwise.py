@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -21,6 +22,7 @@ class Elementwise:
     """Inlines everything into the blocks that write the outputs; one element per thread."""
 
     name: str = "cuda.elementwise"
+    groups: ClassVar[tuple[str, ...]] = ("plain",)
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None where it has a reduction."""

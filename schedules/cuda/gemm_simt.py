@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -46,6 +46,7 @@ class ThreadProduct:
     """
 
     name: str = "cuda.thread_product"
+    groups: ClassVar[tuple[str, ...]] = ("conv2d", "matmul")
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import tvm
 from tvm.s_tir import Schedule
@@ -48,6 +48,7 @@ class TensorProduct:
     """
 
     name: str = "cuda.tensor_product"
+    groups: ClassVar[tuple[str, ...]] = ("conv2d", "matmul")
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

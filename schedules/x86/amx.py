@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize, Schedule
@@ -37,6 +38,7 @@ class AmxProduct:
     """
 
     name: str = "x86.amx"
+    groups: ClassVar[tuple[str, ...]] = ("conv2d", "matmul")
 
     def apply(self, func: tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""

@@ -15,7 +15,7 @@ from lepton_tvm.cli.db_misses import misses_text
 from lepton_tvm.cli.db_overview import overview_text
 from lepton_tvm.cli.db_record import record_text
 from lepton_tvm.cli.db_view import Machines
-from lepton_tvm.db import Database, Evaluation, Winner, open_database
+from lepton_tvm.db import Database, Evaluation, TrialKey, Winner, open_database
 from lepton_tvm.db.lookup import find
 from lepton_tvm.db.summary import overview
 from lepton_tvm.db.why import explain
@@ -122,7 +122,7 @@ def test_show_an_artifact_a_job_and_a_trial(filled: Database) -> None:
 @pytest.mark.parametrize("width", [80, 160])
 def test_why(width: int, filled: Database) -> None:
     asked = {**ASKED, "hardware": "cpu7", "tvm_version": "0.28"}
-    kernels = [e.to_json() for e in explain(filled, "big", asked)]
+    kernels = [e.to_json() for e in explain(filled, "big", lambda h, _: TrialKey(h, **asked))]
     text = printed(misses_text({"asked": asked, "kernels": kernels}), width)
     assert text.startswith("0 of 5 kernels have a record for\n  target            x86:avx2\n")
     assert "\n4 kernels: records differ in\n  hardware: stored cpu0 (test), asked cpu7" in text

@@ -94,7 +94,11 @@ class SummaryContract:
 
     def test_why(self, tuned: Database) -> None:
         def why(**parts: str) -> str:
-            (found,) = explain(tuned, KEY.workload_hash, {**ASKED, **parts})
+            (found,) = explain(
+                tuned,
+                KEY.workload_hash,
+                lambda workload, _: TrialKey(workload, **{**ASKED, **parts}),
+            )
             assert found.to_json()["text"] == found.text
             assert found.used == found.text.startswith("a winner")
             return found.text
@@ -113,4 +117,4 @@ class SummaryContract:
         assert "TVM version: stored 0.27.0, asked 0.28 (another TVM makes other code" in text
         assert "target: stored x86:avx2, asked arm:neon" in why(target="arm:neon")
         with pytest.raises(InputError, match="is named 'none'"):
-            explain(tuned, "none", ASKED)
+            explain(tuned, "none", lambda workload, _: KEY)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from lepton_tvm.db import Database
+from lepton_tvm.db import Database, TrialKey
 from lepton_tvm.db.lookup import find
 from lepton_tvm.db.summary import overview
 from lepton_tvm.db.why import explain
@@ -44,7 +44,7 @@ def test_trials_are_counted_and_found_by_indexes(db: Database, statements: list[
     assert len(find(db, "conv7", (20, 0))["tuning"][0]["shown"]) == 20
     assert find(db, f"{77:032x}")["candidate"] == '{"tile":77}'
     assert len(find(db, "big", (20, 0))["tuning"]) == 50
-    assert len(explain(db, "big", ASKED)) == 50
+    assert len(explain(db, "big", lambda h, _: TrialKey(h, **ASKED))) == 50
     assert len(statements) < 60  # and none for each of 50 kernels
     asked = {s for s in statements if "FROM trials" in s}
     assert len(asked) >= 4

@@ -8,13 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lepton_tvm.db import Database
+from lepton_tvm.db import Database, TrialKey
 from lepton_tvm.kernels import kernel_calls, kernel_hash
 from lepton_tvm.model import Model
 from lepton_tvm.pipeline import fuse
-from lepton_tvm.targets import parse_target
+from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.trials import LocalRunner, RunRequest, RunResult
 from lepton_tvm.tuning import TuneResult, tune
+from lepton_tvm.tuning.keys import trial_key
 from lepton_tvm.tuning.space import ZERO_TRIAL
 
 
@@ -34,6 +35,13 @@ def hashes_of(model: Model) -> list[str]:
     """The tasks of a model on this machine, in the order of their first calls."""
     fused = fuse(model.module, parse_target("native")).module
     return list(dict.fromkeys(kernel_hash(fused[name]) for name, _ in kernel_calls(fused)))
+
+
+def keys_of(model: Model, target: Target, machine: str) -> list[TrialKey]:
+    """The keys of the same tasks."""
+    fused = fuse(model.module, target).module
+    names = {kernel_hash(fused[name]): name for name, _ in reversed(kernel_calls(fused))}
+    return [trial_key(h, names[h], target, machine) for h in hashes_of(model)]
 
 
 class Liar(LocalRunner):

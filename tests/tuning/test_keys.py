@@ -10,15 +10,15 @@ from lepton_tvm.db import Database, Winner, open_database
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
-from lepton_tvm.tuning.keys import schedule_version, trial_key, tuned_by
+from lepton_tvm.tuning.keys import trial_key, tuned_by
 from lepton_tvm.tuning.space import ZERO_TRIAL, candidate_text
-from tests.tuning.runs import hashes_of, run
+from tests.tuning.runs import hashes_of, keys_of, run
 
 
 def test_a_record_is_used_for_exactly_its_own_key(url: str, model: Model) -> None:
     """Each part of the key alone keeps a winner from being used."""
     target, machine = parse_target("native"), this_machine().fingerprint
-    own = trial_key(hashes_of(model)[1], target, machine)
+    own = trial_key(hashes_of(model)[1], "conv2d_1", target, machine)
     winner = {"unroll_depth": 2}
     with open_database(url) as database:
         others = {
@@ -62,7 +62,7 @@ def test_neighbours_seed_the_search_and_win_nothing(url: str, model: Model) -> N
     with open_database(url) as database:
         target = parse_target("native")
         machine = this_machine().fingerprint
-        keys = [trial_key(h, target, machine) for h in hashes_of(model)]
+        keys = keys_of(model, target, machine)
         trials = [t for k in keys for t in database.tuning.trials(k)]
         best = next(t for t in trials if t.candidate != ZERO_TRIAL)
         key, moved = best.key, dataclasses.replace(best.key, hardware="c" * 16)
@@ -71,9 +71,3 @@ def test_neighbours_seed_the_search_and_win_nothing(url: str, model: Model) -> N
         assert [t.id for t in database.tuning.neighbours(key)] == ["a" * 32]
         assert database.tuning.neighbours(moved)
         assert tuned_by(database, target, hardware="c" * 16)(key.workload_hash) is None
-
-
-def test_the_version_of_schedules_is_stable_and_differs_by_family() -> None:
-    assert schedule_version("x86") == schedule_version("x86")
-    assert len(schedule_version("x86")) == 12
-    assert schedule_version("x86") != schedule_version("arm")
