@@ -14,15 +14,15 @@ from lepton_tvm.data import Samples, as_samples
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import Array, bindings_of, main_of, with_named_outputs
 from lepton_tvm.model import Model, Step
-from lepton_tvm.passes.prune.groups import find_groups
-from lepton_tvm.passes.prune.importance import group_importance
-from lepton_tvm.passes.prune.labels import Flow
-from lepton_tvm.passes.prune.moments import Moments, Reader, find_readers
-from lepton_tvm.passes.prune.propagate import propagate
-from lepton_tvm.passes.prune.reconstruct import repair, repair_cost
-from lepton_tvm.passes.prune.shrink import kernels
-from lepton_tvm.passes.prune.structured import ChannelPruning
-from lepton_tvm.passes.prune.unstructured import MagnitudePruning
+from lepton_tvm.passes.prune.channels.groups import find_groups
+from lepton_tvm.passes.prune.channels.importance import group_importance
+from lepton_tvm.passes.prune.channels.labels import Flow
+from lepton_tvm.passes.prune.channels.moments import Moments, Reader, find_readers
+from lepton_tvm.passes.prune.channels.propagate import propagate
+from lepton_tvm.passes.prune.channels.prune_channels import PruneChannels
+from lepton_tvm.passes.prune.channels.reconstruct import repair, repair_cost
+from lepton_tvm.passes.prune.channels.shrink import kernels
+from lepton_tvm.passes.prune.prune_magnitude import PruneMagnitude
 
 __all__ = ["METHODS", "compress"]
 
@@ -109,7 +109,7 @@ def _pruning(model: Model, given: dict[str, Any]) -> Model:
     if unknown:
         raise InputError(f"skip names {unknown}, but the model has no such layers")
     options = {**given, "skip": skip}
-    module, report = MagnitudePruning(**options)(model.module)
+    module, report = PruneMagnitude(**options)(model.module)
     step = Step(
         "compress", {"method": "pruning", **options, "skip": list(skip)}, (report.to_json(),)
     )
@@ -120,7 +120,7 @@ def _channels(model: Model, given: dict[str, Any]) -> Model:
     if "ratio" not in given:
         raise InputError("method 'channels' needs ratio=, the fraction of channels to remove")
     names = ("ratio", "scope", "round_to", "norm")
-    pruning = ChannelPruning(**{name: given[name] for name in names if name in given})
+    pruning = PruneChannels(**{name: given[name] for name in names if name in given})
     options = {"method": "channels", **{name: getattr(pruning, name) for name in names}}
     if "calibration" not in given:
         for name in ("executor", "progress"):
@@ -144,7 +144,7 @@ METHODS: dict[str, _Method] = {
 
 def _with_data(
     model: Model,
-    pruning: ChannelPruning,
+    pruning: PruneChannels,
     samples: Samples,
     executor: Executor,
     progress: Callable[[int], None] | None,

@@ -15,7 +15,7 @@ from tvm import tirx
 from lepton_tvm.artifact.device_code import device_source
 from lepton_tvm.artifact.nvrtc import compile_binary
 from lepton_tvm.errors import CompileError
-from lepton_tvm.passes.fused_sums import fused_sums
+from lepton_tvm.passes.loops.fused_sums import fused_sums
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 

@@ -32,17 +32,17 @@ from lepton_tvm.kernels import (
     kernel_hash,
 )
 from lepton_tvm.passes.base import PassReport
-from lepton_tvm.passes.expand_math import expand_math
-from lepton_tvm.passes.legalize import LEGALIZATIONS
-from lepton_tvm.passes.legalize_gpu import GPU_LEGALIZATIONS
-from lepton_tvm.passes.lower_kernels import LowerKernels
-from lepton_tvm.passes.masked_vectors import masked_vectors
-from lepton_tvm.passes.name_kernels import NameKernels
-from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
-from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
-from lepton_tvm.passes.round_once import round_once
-from lepton_tvm.passes.saturating_narrow import saturating_narrow
-from lepton_tvm.passes.stack_buffers import stack_buffers
+from lepton_tvm.passes.loops.expand_math import expand_math
+from lepton_tvm.passes.loops.masked_vectors import masked_vectors
+from lepton_tvm.passes.loops.round_once import round_once
+from lepton_tvm.passes.loops.saturating_narrow import saturating_narrow
+from lepton_tvm.passes.loops.stack_buffers import stack_buffers
+from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
+from lepton_tvm.passes.lower.int8.store_uint8 import drop_outputs, return_stored
+from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
+from lepton_tvm.passes.lower.legalize.legalize import LEGALIZATIONS
+from lepton_tvm.passes.lower.legalize.legalize_gpu import GPU_LEGALIZATIONS
+from lepton_tvm.passes.lower.name_kernels import NameKernels
 from lepton_tvm.schedules.apply import Applied, apply_schedules
 from lepton_tvm.schedules.base import Decided
 from lepton_tvm.targets import Target, parse_target

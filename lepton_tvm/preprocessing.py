@@ -8,7 +8,7 @@ from typing import Any
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import dtype_of, main_of, shape_of
 from lepton_tvm.model import Model, Step, TensorInfo
-from lepton_tvm.passes.fold_preprocess import FoldPreprocess
+from lepton_tvm.passes.graph.fold_preprocess import FoldPreprocess
 
 __all__ = ["fold_preprocessing"]
 

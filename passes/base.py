@@ -48,9 +48,13 @@ class PassReport:
 class Pass(Protocol):
     """The contract of every pass.
 
-    The module that comes in is never changed (the first line is `mod = mod.clone()`), the module
-    that goes out is well formed, running the pass on its own output changes nothing, and every op
-    of the kind the pass is for that it left alone stands in the report with a reason.
+    The module that comes in is never changed: a pass that edits begins with `mod = mod.clone()`,
+    others build a new one. The module that goes out is well formed. Every op of the kind the pass
+    is for that it left alone stands in the report with a reason. Running a pass on its own output
+    changes nothing, but for the pruners, which remove more.
+
+    The passes of `loops` are plain TVM passes without a report: no reason of theirs to leave a loop
+    alone is one that a user could act on.
     """
 
     name: ClassVar[str]

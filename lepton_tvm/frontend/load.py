@@ -127,7 +127,7 @@ def _canonical(
     shapes: Mapping[str, tuple[int, ...]],
     notes: list[str],
 ) -> Model:
-    from lepton_tvm.passes.canonical import canonical_passes
+    from lepton_tvm.passes.graph.canonical import canonical_passes
 
     reports = [{"name": "import-onnx", "notes": notes}]
     for run in canonical_passes():

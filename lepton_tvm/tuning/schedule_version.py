@@ -22,20 +22,25 @@ __all__ = ["GROUPS", "group_of", "schedule_version", "schedule_versions"]
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: The group of kernels without packed weights: the hash of such a kernel covers its loop nest.
 PLAIN = "plain"
-_VECTORS = "passes.cpu_kernels.CpuKernels"
+_LOWER = "passes.lower.kernels"
+_VECTORS = f"{_LOWER}.vector_kernels.CpuKernels"
+_PRODUCTS = f"{_LOWER}.activation_products.lower_batch_matmul"
 # Group -> the lowering of its kernels on CPUs, then on GPUs: which loop nests decisions ask for.
 _LOWERING: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "conv2d": (
-        (f"{_VECTORS}.conv2d", "passes.lower_tiles.tiled_conv2d"),
-        ("passes.lower_gpu.gpu_conv2d",),
+        (f"{_VECTORS}.conv2d", f"{_LOWER}.amx_kernels.tiled_conv2d"),
+        (f"{_LOWER}.gpu_kernels.gpu_conv2d",),
     ),
     "matmul": (
         (
             f"{_VECTORS}.matmul",
-            "passes.lower_tiles.tiled_matmul",
-            "passes.lower_batch_matmul.lower_batch_matmul",
+            f"{_LOWER}.amx_kernels.tiled_matmul",
+            _PRODUCTS,
         ),
-        ("passes.lower_gpu.gpu_matmul", "passes.lower_batch_matmul.lower_batch_matmul"),
+        (
+            f"{_LOWER}.gpu_kernels.gpu_matmul",
+            _PRODUCTS,
+        ),
     ),
     PLAIN: ((), ()),
 }

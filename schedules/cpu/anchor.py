@@ -218,8 +218,8 @@ def unroll_between(sch: Schedule, at: Loop, block: Block, most: int) -> None:
 def vectorize_inner(sch: Schedule, block: Block, lanes: int) -> None:
     """Vectorise the last loop of `block` in pieces of `lanes`, or whole where it is shorter.
 
-    What is left over at the end becomes masked loads and stores (`passes/masked_vectors.py`). Few
-    pieces are unrolled here: left as a loop, LLVM vectorises across them, with gathers.
+    What is left over at the end becomes masked loads and stores (`masked_vectors`). Few pieces are
+    unrolled here: left as a loop, LLVM vectorises across them, with gathers.
     """
     last = sch.get_loops(block)[-1]
     extent = int(sch.get(last).extent)

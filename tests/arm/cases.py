@@ -25,8 +25,8 @@ from lepton_tvm.ir.kernels.register_tile import (
     ranked_tiles,
 )
 from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
-from lepton_tvm.passes.legalize import _nearbyint
-from lepton_tvm.passes.packed_kernel import matrix_conv_kernel, matrix_kernel
+from lepton_tvm.passes.lower.kernels.packed_kernel import matrix_conv_kernel, matrix_kernel
+from lepton_tvm.passes.lower.legalize.legalize import _nearbyint
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
 from lepton_tvm.targets import Target

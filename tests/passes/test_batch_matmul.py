@@ -10,7 +10,7 @@ import pytest
 from tvm import relax
 
 from lepton_tvm import pipeline
-from lepton_tvm.passes.lower_kernels import LowerKernels
+from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
 from lepton_tvm.targets import parse_target
 from tests.passes.check import check_pass, graph, run
 

@@ -10,7 +10,7 @@ import tvm
 
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.graph import bindings_of, main_of, op_name, same_structure, shape_of
-from lepton_tvm.passes.canonical import canonical_passes
+from lepton_tvm.passes.graph.canonical import canonical_passes
 from tests import zoo
 from tests.passes.check import count, named, run
 

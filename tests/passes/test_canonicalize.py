@@ -8,7 +8,7 @@ from tvm import relax, topi
 from tvm.relax import op
 
 from lepton_tvm.ir.graph import Expr, constant
-from lepton_tvm.passes.canonicalize import Canonicalize
+from lepton_tvm.passes.graph.canonicalize.canonicalize import Canonicalize
 from tests.passes.canonical_cases import CASES, PICTURE, C, conv, emit, emitted
 from tests.passes.check import (
     assert_close,

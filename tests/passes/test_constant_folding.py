@@ -7,7 +7,7 @@ import pytest
 from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, const_array, constant
-from lepton_tvm.passes.constant_folding import EVALUATORS, fold_constant_call
+from lepton_tvm.passes.graph.canonicalize.constant_folding import EVALUATORS, fold_constant_call
 from tests.passes.check import f32, graph, run
 
 op = relax.op

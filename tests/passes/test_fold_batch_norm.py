@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, const_array, constant
-from lepton_tvm.passes.fold_batch_norm import FoldBatchNorm
-from lepton_tvm.passes.linear_ops import per_channel
+from lepton_tvm.passes.graph.fold_batch_norm import FoldBatchNorm
+from lepton_tvm.passes.graph.linear_ops import per_channel
 from tests.passes.check import (
     assert_close,
     check_pass,

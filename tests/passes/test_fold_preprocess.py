@@ -8,8 +8,8 @@ from tvm import relax
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import Expr, dtype_of, main_of, shape_of
-from lepton_tvm.passes.canonical import canonical_passes
-from lepton_tvm.passes.fold_preprocess import FoldPreprocess
+from lepton_tvm.passes.graph.canonical import canonical_passes
+from lepton_tvm.passes.graph.fold_preprocess import FoldPreprocess
 from tests.passes.check import assert_close, check_pass, count, graph, named, noise, run, skipped
 
 op = relax.op

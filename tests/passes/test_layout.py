@@ -8,9 +8,9 @@ import pytest
 from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, constant, shape_of
-from lepton_tvm.passes.canonicalize import Canonicalize
-from lepton_tvm.passes.layout import ToNHWC
-from lepton_tvm.passes.layout_tensors import last_axis_of, to_first_axes, to_last_axes
+from lepton_tvm.passes.graph.canonicalize.canonicalize import Canonicalize
+from lepton_tvm.passes.graph.layout.layout_tensors import last_axis_of, to_first_axes, to_last_axes
+from lepton_tvm.passes.graph.layout.to_nhwc import ToNHWC
 from tests.passes.check import (
     assert_close,
     check_pass,

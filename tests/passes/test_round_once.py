@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import te, tirx
 
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.passes.round_once import round_once
+from lepton_tvm.passes.loops.round_once import round_once
 from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.targets import parse_target
 

@@ -13,7 +13,7 @@ import tvm
 from tvm import tirx
 from tvm.script import tirx as T
 
-from lepton_tvm.passes.saturating_narrow import saturating_narrow
+from lepton_tvm.passes.loops.saturating_narrow import saturating_narrow
 from lepton_tvm.targets import parse_target
 
 Value = Callable[[Any], Any]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from lepton_tvm.ir.graph import Array, shape_of
-from lepton_tvm.passes.canonicalize import Canonicalize
-from lepton_tvm.passes.layout import ToNHWC
+from lepton_tvm.passes.graph.canonicalize.canonicalize import Canonicalize
+from lepton_tvm.passes.graph.layout.to_nhwc import ToNHWC
 from tests.passes.check import assert_close, check_pass, count, graph, named, noise, run
 
 op = relax.op

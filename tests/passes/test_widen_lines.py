@@ -7,7 +7,7 @@ import pytest
 from tvm.relax import op
 
 from lepton_tvm.ir.graph import Expr
-from lepton_tvm.passes.canonicalize import Canonicalize
+from lepton_tvm.passes.graph.canonicalize.canonicalize import Canonicalize
 from tests.passes.check import assert_close, check_pass, count, graph, named, noise, run
 
 

@@ -17,8 +17,8 @@ from lepton_tvm.errors import DatabaseError, InputError, TargetError
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.graph import Array, same_structure
 from lepton_tvm.model import Model
-from lepton_tvm.passes.lower_kernels import LowerKernels
-from lepton_tvm.passes.name_kernels import NameKernels
+from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
+from lepton_tvm.passes.lower.name_kernels import NameKernels
 from lepton_tvm.preprocessing import fold_preprocessing
 from lepton_tvm.quantization import quantize
 from lepton_tvm.targets import ISAS, best_isa, parse_target

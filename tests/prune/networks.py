@@ -11,7 +11,7 @@ from tvm import relax
 
 from lepton_tvm.ir.graph import Array, Expr, bindings_of, const_array, constant, main_of, rewrite
 from lepton_tvm.model import Model, TensorInfo
-from lepton_tvm.passes.prune.labels import Flow, Ints
+from lepton_tvm.passes.prune.channels.labels import Flow, Ints
 
 
 class Net:

@@ -14,7 +14,7 @@ from lepton_tvm.errors import InputError
 from lepton_tvm.ir.cost import macs, params
 from lepton_tvm.ir.graph import Expr, bindings_of, main_of, same_structure
 from lepton_tvm.passes.base import PassReport
-from lepton_tvm.passes.prune.structured import ChannelPruning
+from lepton_tvm.passes.prune.channels.prune_channels import PruneChannels
 from tests.prune.channel_networks import (
     NETWORKS,
     attention,
@@ -29,7 +29,7 @@ from tests.prune.networks import Net, build, image, masked, run, shapes
 def test_the_shrunk_network_is_the_masked_one(make: Callable[[Net, Expr], Expr]) -> None:
     mod = build(make)
     before = mod.clone()
-    pruning = ChannelPruning(ratio=0.4, round_to=4, scope="group")
+    pruning = PruneChannels(ratio=0.4, round_to=4, scope="group")
     plan = pruning.plan(mod)
     small, report = pruning.apply(mod, plan)
 
@@ -46,7 +46,7 @@ def test_the_shrunk_network_is_the_masked_one(make: Callable[[Net, Expr], Expr])
 
 def test_shapes_names_and_report() -> None:
     mod = build(chain)
-    small, report = ChannelPruning(ratio=0.25, round_to=4, scope="group")(mod)
+    small, report = PruneChannels(ratio=0.25, round_to=4, scope="group")(mod)
     widths = {name: shape[-1] for name, shape in shapes(small).items() if "conv" in name}
     # 24 * 0.75 = 18 lies halfway between 16 and 20, and a tie keeps more
     assert widths == {"conv2d_0": 12, "conv2d_1": 20}
@@ -62,13 +62,13 @@ def test_shapes_names_and_report() -> None:
 
 
 def test_channels_of_a_residual_stream_leave_together() -> None:
-    _, report = ChannelPruning(ratio=0.5, scope="group")(build(residual))
+    _, report = PruneChannels(ratio=0.5, scope="group")(build(residual))
     assert "conv2d_0+conv2d_2: 16 -> 8 channels" in report.notes
     assert "conv2d_4+conv2d_5: 32 -> 16 channels" in report.notes
 
 
 def test_parts_of_a_concatenation_keep_their_own_widths() -> None:
-    small, report = ChannelPruning(ratio=0.5, scope="group")(build(concat_then_add))
+    small, report = PruneChannels(ratio=0.5, scope="group")(build(concat_then_add))
     assert shapes(small)["concat_0"][-1] == 8 + 16  # 24 * 0.5 = 12, a tie, keeps 16
     assert "conv2d_0+conv2d_2: 16 -> 8 channels" in report.notes
 
@@ -83,7 +83,7 @@ def test_the_least_important_channels_go() -> None:
         return n.head(n.op("relu", n.emit("conv2d", conv)))
 
     mod = build(make)
-    pruning = ChannelPruning(ratio=0.25, round_to=4, scope="group")
+    pruning = PruneChannels(ratio=0.25, round_to=4, scope="group")
     plan = pruning.plan(mod)
     made = plan.flow.weights[0].made
     assert made is not None
@@ -98,7 +98,7 @@ def test_equal_channels_are_removed_from_the_end() -> None:
         x = relax.op.mean(n.emit("conv2d", x), axis=[1, 2])
         return n.emit("matmul", relax.op.matmul(x, relax.const(np.ones((16, 3), "float32"))))
 
-    pruning = ChannelPruning(ratio=0.25, round_to=4, scope="group")
+    pruning = PruneChannels(ratio=0.25, round_to=4, scope="group")
     plan = pruning.plan(build(make))
     assert plan.removed.tolist() == [12, 13, 14, 15]
 
@@ -113,7 +113,7 @@ def test_global_scope_takes_more_from_the_weaker_layer() -> None:
         )
         return n.head(n.op("relu", n.emit("conv2d", conv)))
 
-    small, _ = ChannelPruning(ratio=0.5, scope="global")(build(make))
+    small, _ = PruneChannels(ratio=0.5, scope="global")(build(make))
     assert shapes(small)["conv2d_1"][-1] == 8
     assert shapes(small)["conv2d_0"][-1] == 16
 
@@ -121,13 +121,13 @@ def test_global_scope_takes_more_from_the_weaker_layer() -> None:
 def test_l1_and_l2_norms_may_differ_but_both_shrink() -> None:
     mod = build(residual)
     for norm in ("l1", "l2"):
-        small, _ = ChannelPruning(ratio=0.5, norm=norm, scope="group")(mod)
+        small, _ = PruneChannels(ratio=0.5, norm=norm, scope="group")(mod)
         assert macs(small) < macs(mod)
 
 
 def test_attention_keeps_what_softmax_and_outputs_need() -> None:
     mod = build(attention)
-    pruning = ChannelPruning(ratio=0.4, round_to=4, scope="group")
+    pruning = PruneChannels(ratio=0.4, round_to=4, scope="group")
     plan = pruning.plan(mod)
     small, _ = pruning.apply(mod, plan)
     assert shapes(small)["matmul_0"] == (1, 36, 16)  # query and key lose the same features
@@ -136,7 +136,7 @@ def test_attention_keeps_what_softmax_and_outputs_need() -> None:
 
 
 def reason_of(mod: tvm.IRModule, name: str, **options: float) -> str:
-    _, report = ChannelPruning(**{"ratio": 0.5, "scope": "group", **options})(mod)  # type: ignore[arg-type]
+    _, report = PruneChannels(**{"ratio": 0.5, "scope": "group", **options})(mod)  # type: ignore[arg-type]
     return _reason(report, name)
 
 
@@ -220,7 +220,7 @@ def test_every_refusal_gives_its_reason(
     name: str, pattern: str, make: Callable[[Net, Expr], Expr]
 ) -> None:
     mod = build(make)
-    small, report = ChannelPruning(ratio=0.5, scope="group")(mod)
+    small, report = PruneChannels(ratio=0.5, scope="group")(mod)
     assert re.search(pattern, _reason(report, name))
     relax.analysis.well_formed(small)
     assert [b.var.ty for b in bindings_of(main_of(small))][:1] == (
@@ -258,4 +258,4 @@ def test_a_grouped_transposed_convolution_keeps_its_input() -> None:
 )
 def test_bad_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ChannelPruning(**options)  # type: ignore[arg-type]
+        PruneChannels(**options)  # type: ignore[arg-type]

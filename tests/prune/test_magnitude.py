@@ -13,7 +13,7 @@ from tvm import relax
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import Array, Expr, bindings_of, const_array, main_of, same_structure
-from lepton_tvm.passes.prune.unstructured import NO_SPEED_NOTE, MagnitudePruning, keep_mask
+from lepton_tvm.passes.prune.prune_magnitude import NO_SPEED_NOTE, PruneMagnitude, keep_mask
 from tests.prune.networks import Net, build, image, run
 
 FLOATS = st.floats(-8, 8, width=32)
@@ -62,7 +62,7 @@ def test_sparsity_is_reached_exactly_over_the_model_and_per_layer(
 ) -> None:
     mod = build(network, seed=seed)
     for scope in ("global", "layer"):
-        pruned, report = MagnitudePruning(sparsity=sparsity, scope=scope)(mod)
+        pruned, report = PruneMagnitude(sparsity=sparsity, scope=scope)(mod)
         arrays = weights(pruned)
         zeros = sum(int((a == 0).sum()) for a in arrays.values())
         if scope == "global":
@@ -77,7 +77,7 @@ def test_threshold_zeroes_what_is_below_and_nothing_else() -> None:
     mod = build(network)
     before = weights(mod)
     original = mod.clone()
-    pruned, report = MagnitudePruning(threshold=0.1)(mod)
+    pruned, report = PruneMagnitude(threshold=0.1)(mod)
     assert same_structure(mod, original), "the input module was changed"
     for name, array in weights(pruned).items():
         expected = np.where(np.abs(before[name]) < np.float32(0.1), 0, before[name])
@@ -86,14 +86,14 @@ def test_threshold_zeroes_what_is_below_and_nothing_else() -> None:
         assert any(f"{name}: {zeros} of {array.size} weights" in note for note in report.notes)
     assert report.notes[-1] == NO_SPEED_NOTE
     assert report.changed == 4
-    again, second = MagnitudePruning(threshold=0.1)(pruned)
+    again, second = PruneMagnitude(threshold=0.1)(pruned)
     assert same_structure(again, pruned)
     assert second.changed == 0
 
 
 def test_the_pruned_model_runs_with_its_zeros() -> None:
     mod = build(lambda n, x: n.bias(n.emit("matmul", relax.op.matmul(x, _ramp()))), (2, 4))
-    pruned, _ = MagnitudePruning(threshold=0.5)(mod)
+    pruned, _ = PruneMagnitude(threshold=0.5)(mod)
     x = image(mod)
     bias = run(mod, x) - x @ _ramp().value.numpy()
     ramp = _ramp().value.numpy()
@@ -106,7 +106,7 @@ def _ramp() -> Expr:
 
 
 def test_a_layer_that_lost_everything_is_named() -> None:
-    _, report = MagnitudePruning(threshold=100.0)(build(network))
+    _, report = PruneMagnitude(threshold=100.0)(build(network))
     assert (
         "conv2d_0: 1152 of 1152 weights are zero (100.0%); the layer now gives only its bias"
         in (report.notes)
@@ -119,7 +119,7 @@ def test_skipped_layers_and_products_of_activations_are_reported() -> None:
         return n.op("matmul", x, n.op("permute_dims", x))
 
     mod = build(make)
-    pruned, report = MagnitudePruning(sparsity=0.5, skip=("conv2d_0",))(mod)
+    pruned, report = PruneMagnitude(sparsity=0.5, skip=("conv2d_0",))(mod)
     assert [(s.op, s.name, s.reason) for s in report.skipped] == [
         ("relax.nn.conv2d", "conv2d_0", "named in skip"),
         ("relax.matmul", "matmul_0", "has no constant weight: both inputs are computed"),
@@ -139,7 +139,7 @@ def test_integer_weights_are_left_alone() -> None:
         weight = relax.const(np.ones((8, 4), "int8"))
         return n.op("matmul", n.op("astype", x, "int8"), weight, out_dtype="int32")
 
-    _, report = MagnitudePruning(sparsity=0.5)(build(make))
+    _, report = PruneMagnitude(sparsity=0.5)(build(make))
     assert report.skipped[0].reason == "its weight is int8, not float"
 
 
@@ -149,7 +149,7 @@ def test_a_shared_kernel_counts_once() -> None:
         x = n.emit("matmul", relax.op.matmul(x, weight))
         return n.emit("matmul", relax.op.matmul(x, weight))
 
-    pruned, report = MagnitudePruning(sparsity=0.5)(build(make, (2, 8)))
+    pruned, report = PruneMagnitude(sparsity=0.5)(build(make, (2, 8)))
     assert dict(report.numbers)["weights"] == 64
     first, second = weights(pruned).values()
     np.testing.assert_array_equal(first, second)
@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
 
     message = r"cannot prune 'matmul_0' \(relax.matmul\): 1 of the 32 values of its weight \[8, 4\]"
     with pytest.raises(InputError, match=message):
-        MagnitudePruning(sparsity=0.5)(build(make, (2, 8)))
+        PruneMagnitude(sparsity=0.5)(build(make, (2, 8)))
 
 
 @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
 )
 def test_bad_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        MagnitudePruning(**options)  # type: ignore[arg-type]
+        PruneMagnitude(**options)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from tvm import relax
 
 from lepton_tvm.ir.cost import macs, params
 from lepton_tvm.ir.graph import Expr, bindings_of, const_array, main_of, op_name
-from lepton_tvm.passes.prune.structured import ChannelPruning
+from lepton_tvm.passes.prune.channels.prune_channels import PruneChannels
 from tests.prune.networks import Net, build, image, masked, run
 
 STEPS = ("conv", "residual", "depthwise", "concat", "gate", "grouped", "pool", "bias", "nchw")
@@ -96,7 +96,7 @@ def check_shapes(mod: tvm.IRModule) -> None:
 )
 def test_shapes_stay_consistent(recipe: Recipe, ratio: float, round_to: int, scope: str) -> None:
     mod = build(recipe, seed=recipe.seed)
-    pruning = ChannelPruning(ratio=ratio, round_to=round_to, scope=scope)
+    pruning = PruneChannels(ratio=ratio, round_to=round_to, scope=scope)
     plan = pruning.plan(mod)
     small, report = pruning.apply(mod, plan)
     check_shapes(small)
@@ -120,7 +120,7 @@ def test_shapes_stay_consistent(recipe: Recipe, ratio: float, round_to: int, sco
 @given(recipe=RECIPES, ratio=st.floats(0.2, 0.8))
 def test_numbers_are_those_of_the_masked_network(recipe: Recipe, ratio: float) -> None:
     mod = build(recipe, seed=recipe.seed)
-    pruning = ChannelPruning(ratio=ratio, round_to=4)
+    pruning = PruneChannels(ratio=ratio, round_to=4)
     plan = pruning.plan(mod)
     small, _ = pruning.apply(mod, plan)
     x = image(mod, recipe.seed)

@@ -10,11 +10,17 @@ import tvm
 from tvm import relax
 
 from lepton_tvm.ir.graph import Array, Expr
-from lepton_tvm.passes.prune.groups import find_groups
-from lepton_tvm.passes.prune.moments import ROWS_PER_SAMPLE, Moments, Reader, find_readers, patches
-from lepton_tvm.passes.prune.propagate import propagate
-from lepton_tvm.passes.prune.reconstruct import repair, repair_cost
-from lepton_tvm.passes.prune.shrink import kernels
+from lepton_tvm.passes.prune.channels.groups import find_groups
+from lepton_tvm.passes.prune.channels.moments import (
+    ROWS_PER_SAMPLE,
+    Moments,
+    Reader,
+    find_readers,
+    patches,
+)
+from lepton_tvm.passes.prune.channels.propagate import propagate
+from lepton_tvm.passes.prune.channels.reconstruct import repair, repair_cost
+from lepton_tvm.passes.prune.channels.shrink import kernels
 from tests.prune.networks import Net, build, run
 
 CONVOLUTIONS = [

@@ -17,10 +17,10 @@ from lepton_tvm.errors import InputError
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.ir import graph as g
 from lepton_tvm.model import Model
-from lepton_tvm.passes.constant_folding import fold_constant_call
+from lepton_tvm.passes.graph.canonicalize.constant_folding import fold_constant_call
+from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize import qparams as qp
 from lepton_tvm.passes.quantize.annotate import annotate
-from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.qparams import QParams
 from lepton_tvm.quantization import quantize
 from lepton_tvm.targets import parse_target

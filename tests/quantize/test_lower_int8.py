@@ -15,8 +15,8 @@ from tvm.relax.analysis import well_formed
 
 from lepton_tvm import pipeline
 from lepton_tvm.ir import graph as g
+from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize import qparams as qp
-from lepton_tvm.passes.quantize.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize.qparams import QParams
 from tests.quantize.graphs import Array, Net, int_conv2d, net, ops_of
 

@@ -7,7 +7,7 @@ from typing import Any
 from tvm import relax
 
 from lepton_tvm.ir import graph as g
-from lepton_tvm.passes.quantize.store_uint8 import drop_outputs, return_stored
+from lepton_tvm.passes.lower.int8.store_uint8 import drop_outputs, return_stored
 from tests.quantize.graphs import Net, net
 from tests.quantize.test_lower_int8 import IN, OUT, _conv, lowered, q
 

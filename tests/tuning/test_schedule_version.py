@@ -133,9 +133,9 @@ def test_a_changed_statement_or_constant_counts_where_it_is_reached(
 
 def test_what_is_done_after_a_schedule_counts_for_all_kernels(package: Path) -> None:
     before = versions(package)
-    edit(package, "passes/expand_math.py", "def _", "_UNREAD = 1\n\n\ndef _")
+    edit(package, "passes/loops/expand_math.py", "def _", "_UNREAD = 1\n\n\ndef _")
     assert changed(before, package) == set()  # a constant that nothing reads
-    edit(package, "passes/round_once.py", "opt_level=0", "opt_level=1")
+    edit(package, "passes/loops/round_once.py", "opt_level=0", "opt_level=1")
     assert changed(before, package) == {f"{f}.{g}" for f in ("x86", "arm") for g in GROUPS}
 
 

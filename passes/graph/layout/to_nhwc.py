@@ -1,0 +1,132 @@
+"""Channels last everywhere: NHWC activations, HWIO weights, permutes only where they must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tvm
+from tvm import relax
+
+from lepton_tvm.ir.graph import (
+    Expr,
+    GraphBuilder,
+    bindings_of,
+    is_constant,
+    main_of,
+    op_name,
+    output_of,
+    shape_of,
+)
+from lepton_tvm.passes.base import PassReport, Skipped
+from lepton_tvm.passes.graph.layout.layout_rules import RULES
+from lepton_tvm.passes.graph.layout.layout_tensors import Layouts, Tensor
+
+__all__ = ["ToNHWC"]
+
+
+@dataclass(frozen=True)
+class ToNHWC:
+    """Turn convolutions, pools and resizes to NHWC and let that layout flow through the graph.
+
+    Before: `conv2d(x, w, NCHW, OIHW)`, `add(_, const[1,K,1,1])`, `mean(_, axis=[2,3])`
+    After:  `conv2d(permute_dims(x), w', NHWC, HWIO)`, `add(_, const[1,1,1,K])`, `mean(_, [1,2])`
+    Constants are permuted in NumPy. Elementwise ops, concat, split, slices, pads, reductions and
+    softmax follow their input; `permute_dims` remains at inputs, outputs and before ops that need
+    NCHW order. A transposed convolution becomes a plain one and a spread of its phases.
+    Does not handle: conv3d (left as it is), layouts other than NCHW/OIHW on the way in (kept).
+    Run `Canonicalize` before and after it. Report: `permutes` counts those left in the graph.
+    """
+
+    name: ClassVar[str] = "to-nhwc"
+
+    def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
+        """Apply the pass; every op that now runs in NHWC counts as one change."""
+        mod = mod.clone()
+        func = main_of(mod)
+        old = bindings_of(func)
+        if not any(_is_spatial_nchw(b.value) for b in old):
+            return mod, PassReport(self.name, 0, skipped=_left_alone(mod))
+        builder = GraphBuilder(mod)
+        layouts = Layouts(builder)
+        for param in func.params:
+            layouts.define(param, Tensor(first=param))
+        changed = 0
+        for binding in old:
+            changed += _convert(layouts, binding)
+        out = output_of(func)
+        if isinstance(out, relax.Tuple):
+            result: Expr = relax.Tuple([layouts.first(f) for f in out.fields])
+        else:
+            result = layouts.first(out)
+        made = builder.finish(result)
+        permutes = sum(op_name(b.value) == "relax.permute_dims" for b in bindings_of(main_of(made)))
+        return made, PassReport(
+            self.name, changed, numbers=(("permutes", permutes),), skipped=_left_alone(made)
+        )
+
+
+def _convert(layouts: Layouts, binding: relax.VarBinding) -> bool:
+    var, value = binding.var, binding.value
+    layouts.name = var.name
+    if isinstance(value, relax.Tuple):
+        layouts.define_tuple(var, [layouts.tensor(f) for f in value.fields])
+        return False
+    if isinstance(value, relax.TupleGetItem):
+        layouts.define(var, layouts.fields(value.tuple_value)[value.index])
+        return False
+    if isinstance(value, relax.Var) or is_constant(value):
+        layouts.define(var, layouts.tensor(value))
+        return False
+    rule = RULES.get(op_name(value))
+    made = rule(layouts, value) if rule is not None else None
+    if isinstance(made, Tensor):
+        layouts.define(var, made)
+        return made.first is None
+    if made is not None:
+        layouts.define_tuple(var, made)
+        return True
+    kept = layouts.emit_in_first_layout(value)
+    if isinstance(kept.ty, tvm.ir.TupleType):
+        fields = [
+            Tensor(first=layouts.emit(relax.TupleGetItem(kept, i), None))
+            for i in range(len(kept.ty.fields))
+        ]
+        layouts.define_tuple(var, fields)
+    else:
+        layouts.define(var, Tensor(first=kept))
+    return False
+
+
+def _is_spatial_nchw(value: Expr) -> bool:
+    attrs = getattr(value, "attrs", None)
+    return op_name(value) in _SPATIAL and "NCHW" in (
+        getattr(attrs, "data_layout", ""),
+        getattr(attrs, "layout", ""),
+    )
+
+
+_SPATIAL = (
+    "relax.image.resize2d",
+    "relax.nn.adaptive_avg_pool2d",
+    "relax.nn.adaptive_max_pool2d",
+    "relax.nn.avg_pool2d",
+    "relax.nn.conv2d",
+    "relax.nn.conv2d_transpose",
+    "relax.nn.max_pool2d",
+)
+
+
+def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
+    skipped = []
+    for binding in bindings_of(main_of(mod)):
+        value, kind = binding.value, op_name(binding.value)
+        if _is_spatial_nchw(value):
+            reason = "its weight is not constant"
+            if kind != "relax.nn.conv2d_transpose":
+                reason = f"its layouts are not NCHW and OIHW: {value.attrs}"
+            skipped.append(Skipped(kind, binding.var.name, reason))
+        elif kind in ("relax.nn.conv3d", "relax.nn.conv3d_transpose", "relax.nn.conv1d"):
+            reason = f"{len(shape_of(value))}-dimensional data has no channels-last form here"
+            skipped.append(Skipped(kind, binding.var.name, reason))
+    return tuple(skipped)
