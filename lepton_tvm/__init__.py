@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lepton_tvm.bench import bench
     from lepton_tvm.compare import compare
-    from lepton_tvm.compiler import compile
-    from lepton_tvm.compression import compress
+    from lepton_tvm.compiler.compile import compile
+    from lepton_tvm.compression.preprocess import fold_preprocessing
+    from lepton_tvm.compression.prune import compress
+    from lepton_tvm.compression.quantize import QuantizeConfig, quantize, quantize_model
     from lepton_tvm.db import open_database
     from lepton_tvm.errors import LeptonError
     from lepton_tvm.frontend import load_model, save_model
     from lepton_tvm.model import Model
-    from lepton_tvm.preprocessing import fold_preprocessing
-    from lepton_tvm.quantization import QuantizeConfig, quantize, quantize_model
     from lepton_tvm.tuning import tune
 
 __all__ = [
@@ -44,16 +44,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "LeptonError": "lepton_tvm.errors",
     "Model": "lepton_tvm.model",
-    "QuantizeConfig": "lepton_tvm.quantization",
+    "QuantizeConfig": "lepton_tvm.compression.quantize",
     "bench": "lepton_tvm.bench",
     "compare": "lepton_tvm.compare",
-    "compile": "lepton_tvm.compiler",
-    "compress": "lepton_tvm.compression",
-    "fold_preprocessing": "lepton_tvm.preprocessing",
+    "compile": "lepton_tvm.compiler.compile",
+    "compress": "lepton_tvm.compression.prune",
+    "fold_preprocessing": "lepton_tvm.compression.preprocess",
     "load_model": "lepton_tvm.frontend",
     "open_database": "lepton_tvm.db",
-    "quantize": "lepton_tvm.quantization",
-    "quantize_model": "lepton_tvm.quantization",
+    "quantize": "lepton_tvm.compression.quantize",
+    "quantize_model": "lepton_tvm.compression.quantize",
     "save_model": "lepton_tvm.frontend",
     "tune": "lepton_tvm.tuning",
 }

@@ -30,9 +30,9 @@ from typing import Any
 import tvm
 
 from lepton_tvm import load_model, quantize
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE, build_context, lower
 from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.model import Model
-from lepton_tvm.pipeline import TIR_PIPELINE, build_context, lower
 from lepton_tvm.targets import Target, parse_target
 
 #: Processor -> the one whose scheduling model stands for it: LLVM 19 has no other for these cores.

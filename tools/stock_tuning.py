@@ -27,8 +27,8 @@ from lepton_tvm.measure import Rounds, median_ci, speedup_ci
 from lepton_tvm.measure.artifacts import LocalArtifacts
 from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials import LocalRunner, ParallelBuilder
 from lepton_tvm.tuning.metaschedule_workers import LeptonBuilder, LeptonRunner
+from lepton_tvm.workers import LocalRunner, ParallelBuilder
 
 
 def tune(module: tvm.IRModule, target: Any, trials: int, each: int, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Engines in a session on a device; `device.session` loads this when a client benchmarks there.
+"""Engines in a session on a device; a device's server is given them as a handler.
 
 | command | body | answer |
 |---|---|---|
@@ -17,9 +17,9 @@ from typing import Any
 
 from lepton_tvm.bench.engines import ENGINES, Job
 from lepton_tvm.bench.process import EngineProcess
-from lepton_tvm.device.files import SessionFiles
-from lepton_tvm.device.kernels import check_threads
 from lepton_tvm.errors import InputError
+from lepton_tvm.farm.files import SessionFiles
+from lepton_tvm.farm.kernels import check_threads
 
 __all__ = ["Engines", "not_installed"]
 
@@ -33,6 +33,8 @@ def not_installed(engine: str) -> str | None:
 
 class Engines:
     """The engines that one session has started, each in a process of its own."""
+
+    commands: tuple[str, ...] = ("engine_lacks", "engine_open", "engine_run")
 
     def __init__(self, files: SessionFiles, folder: Path, most_threads: int) -> None:
         self._files, self._folder, self._most = files, folder, most_threads

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from lepton_tvm.bench.engines import ENGINES, Job
 from lepton_tvm.bench.on_device import job_to_send
 from lepton_tvm.bench.process import EngineFailed, EngineProcess
-from lepton_tvm.device.artifacts import device_session
-from lepton_tvm.device.client import DeviceLost, DeviceSession
 from lepton_tvm.errors import LeptonError
+from lepton_tvm.farm.artifacts import device_session
+from lepton_tvm.farm.client import DeviceLost, DeviceSession
 from lepton_tvm.measure import Machine, this_machine
 
 __all__ = ["Engine", "EnginePlace", "LocalEngines", "busy_machine", "engine_place"]

@@ -17,8 +17,8 @@ from lepton_tvm.bench.process import EngineFailed
 from lepton_tvm.bench.profile import profile_artifacts
 from lepton_tvm.bench.result import BenchResult, EngineTime
 from lepton_tvm.data import as_samples
-from lepton_tvm.device.farm import farm_target
 from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.farm.farm import farm_target
 from lepton_tvm.measure import Rounds, measure_interleaved, median_ci
 from lepton_tvm.measure.inputs import random_inputs, read_arrays, write_arrays
 from lepton_tvm.measure.peak.run import ROUNDS as PEAK_ROUNDS
@@ -207,8 +207,8 @@ def _compiled(
     say: Callable[[str], None],
 ) -> dict[str, Path]:
     """Precision -> artifact, for those that the model can have."""
-    from lepton_tvm.compiler import compile as compile_model
-    from lepton_tvm.quantization import quantization_notes
+    from lepton_tvm.compiler.compile import compile as compile_model
+    from lepton_tvm.compression.quantize import quantization_notes
 
     paths = {}
     for precision in precisions:
@@ -227,7 +227,7 @@ def _compiled(
 
 
 def _variant(model: Model, precision: str, calibration: Path, target: Target) -> Model:
-    from lepton_tvm.quantization import quantize
+    from lepton_tvm.compression.quantize import quantize
 
     if precision == "bfloat16":
         return quantize(model, method="bfloat16")

@@ -47,8 +47,8 @@ def compile_model(
     goal = parse_target(options.target)
     options.check()
     with progress(f"loading {options.model}") as say:
-        from lepton_tvm.compiler import compile as build
-        from lepton_tvm.quantization import quantization_notes
+        from lepton_tvm.compiler.compile import compile as build
+        from lepton_tvm.compression.quantize import quantization_notes
 
         made = options.prepared(goal, say)
         say(f"compiling for {goal}")

@@ -101,10 +101,10 @@ def why(
     A record is used for exactly its target, machine and versions; a miss names what differs.
     """
     from lepton_tvm.cli.db_misses import misses_text
+    from lepton_tvm.compiler.tuned import family_version, trial_key
     from lepton_tvm.db.why import explain
     from lepton_tvm.measure import this_machine
     from lepton_tvm.targets import parse_target
-    from lepton_tvm.tuning.keys import family_version, trial_key
 
     goal = parse_target(target)
     machine = hardware or this_machine().fingerprint_for(goal.family)
@@ -214,10 +214,10 @@ def collect(
 
 
 def _schedules_in_use() -> set[str]:
+    from lepton_tvm.compiler.schedule_version import schedule_versions
+    from lepton_tvm.compiler.tuned import family_version
     from lepton_tvm.targets import FAMILIES
-    from lepton_tvm.tuning.keys import family_version
     from lepton_tvm.tuning.metaschedule import SCHEDULES
-    from lepton_tvm.tuning.schedule_version import schedule_versions
 
     groups = [version for name in FAMILIES for version in schedule_versions(name).values()]
     return {SCHEDULES, *groups, *(family_version(name) for name in FAMILIES)}

@@ -126,8 +126,8 @@ class ModelOptions:
 
     def prepared(self, goal: targets.Target, say: Callable[[str], None]) -> Model:
         """The model, pruned and quantized as asked for the target `goal`; `say` hears each step."""
+        from lepton_tvm.compression.quantize import config_for
         from lepton_tvm.frontend import load_model
-        from lepton_tvm.quantization import config_for
 
         made = load_model(self.model, shapes=parse_shapes(self.shape))
         made = _pruned(made, self.check(), self.calib, say)
@@ -142,7 +142,7 @@ def _pruned(
     model: Model, steps: list[dict[str, Any]], calib: str | None, say: Callable[[str], None]
 ) -> Model:
     """The model pruned; `steps` holds arguments of `compress`, data goes to those that use it."""
-    from lepton_tvm.compression import compress
+    from lepton_tvm.compression.prune import compress
 
     for step in steps:
         say(f"pruning: {step['method']}")
@@ -157,7 +157,7 @@ def _quantized(
     model: Model, method: str, calib: str | None, config: QuantizeConfig, say: Callable[[str], None]
 ) -> Model:
     """The model quantized to int8 with ranges from `calib`, or to bfloat16."""
-    from lepton_tvm.quantization import quantize
+    from lepton_tvm.compression.quantize import quantize
 
     if method == "bfloat16":
         say("rounding to bfloat16")

@@ -77,7 +77,7 @@ def tune_model(
     options.check()
     goal = parse_target(options.target)
     if farm.asked:
-        from lepton_tvm.device.farm import farm_target
+        from lepton_tvm.farm.farm import farm_target
 
         goal = farm_target(options.target, farm.tracker, farm.key)
     with progress(f"loading {options.model}") as say:

@@ -15,8 +15,8 @@ from lepton_tvm.compare.select import Selection, select
 from lepton_tvm.data import Samples, as_samples
 from lepton_tvm.db import Artifact, Database, Evaluation, Measurement, open_database
 from lepton_tvm.db.records import new_id
-from lepton_tvm.device.artifacts import remote_artifacts
 from lepton_tvm.errors import InputError, RequirementError
+from lepton_tvm.farm.artifacts import remote_artifacts
 from lepton_tvm.measure import (
     Machine,
     Quality,

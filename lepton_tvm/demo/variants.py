@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lepton_tvm.compiler import compile as build
-from lepton_tvm.compression import compress
+from lepton_tvm.compiler.compile import compile as build
+from lepton_tvm.compression.prune import compress
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import quantize
 
 __all__ = ["PRUNE_RATIO", "build_variants"]
 

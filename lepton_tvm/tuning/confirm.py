@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_tvm.compiler import CompiledArtifact
+from lepton_tvm.compiler.compile import CompiledArtifact
 from lepton_tvm.db import Winner
 from lepton_tvm.measure import Estimate, Rounds, speedup_ci
 from lepton_tvm.measure.artifacts import ArtifactPlace

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import xgboost
 
+from lepton_tvm.compiler.kernel_info import KernelInfo
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.kernels import KernelInfo
 from lepton_tvm.tuning.trees import Trees
 
 __all__ = ["CHOICES", "KIND", "WIDTH", "CostModel", "features"]

@@ -13,10 +13,10 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.database import PyDatabase, TuningRecord, Workload
 
 from lepton_tvm.artifact.manifest import versions
+from lepton_tvm.compiler.kernel_info import kernel_hash
 from lepton_tvm.db import Database, Trial, TrialKey
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.bfloat16 import load_kernel
-from lepton_tvm.kernels import kernel_hash
 from lepton_tvm.measure import this_machine
 from lepton_tvm.tuning.traces import check_trace
 

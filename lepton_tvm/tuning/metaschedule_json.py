@@ -29,7 +29,6 @@ from lepton_tvm.errors import InputError
 from lepton_tvm.ir.bfloat16 import load_kernel
 from lepton_tvm.measure import this_machine
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials.processes import child_environment, describe_end
 from lepton_tvm.tuning.metaschedule import (
     SCHEDULES,
     plain,
@@ -38,6 +37,7 @@ from lepton_tvm.tuning.metaschedule import (
     workload_hash,
 )
 from lepton_tvm.tuning.traces import check_trace
+from lepton_tvm.workers.processes import child_environment, describe_end
 
 __all__ = ["ExchangeReport", "export_metaschedule", "import_metaschedule", "read_files"]
 

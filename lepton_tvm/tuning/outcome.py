@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lepton_tvm.compiler import CompiledArtifact, compile
+from lepton_tvm.compiler.compile import CompiledArtifact, compile
 from lepton_tvm.db import Winner
 from lepton_tvm.db.records import now
 from lepton_tvm.measure import Estimate

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_tvm.compiler import variant_name
+from lepton_tvm.compiler.compile import variant_name
+from lepton_tvm.compiler.tuned import family_version, trial_key
 from lepton_tvm.db import Database, Trial
 from lepton_tvm.errors import InputError
+from lepton_tvm.farm import artifacts_of
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target
-from lepton_tvm.trials import Builder, Runner, artifacts_of
 from lepton_tvm.tuning.cost_model import KIND, CostModel
-from lepton_tvm.tuning.keys import family_version, trial_key
 from lepton_tvm.tuning.result import Status, task_result
 from lepton_tvm.tuning.search import Record, Search, TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Space
 from lepton_tvm.tuning.tasks import Task, Tasks
 from lepton_tvm.tuning.trial_loop import TrialLoop, record_of
+from lepton_tvm.workers import Builder, Runner
 
 __all__ = ["Limits", "OnStatus", "SearchRun"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton_tvm.ir.kernels.kernel_plan import KernelPlan
+from lepton_tvm.kernels.kernel_plan import KernelPlan
 
 __all__ = ["ZERO_TRIAL", "Point", "Questions", "Space", "candidate_text"]
 

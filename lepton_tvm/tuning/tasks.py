@@ -11,16 +11,16 @@ import numpy as np
 import tvm
 from tvm import tirx
 
+from lepton_tvm.compiler.kernel_info import KernelInfo, describe_kernels, kernel_calls, kernel_hash
+from lepton_tvm.compiler.pipeline import fuse, ops_of_kernels
 from lepton_tvm.errors import TrialError
 from lepton_tvm.ir.graph import Array, const_array
-from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
-from lepton_tvm.kernels import KernelInfo, describe_kernels, kernel_calls, kernel_hash
+from lepton_tvm.kernels.kernel_plan import PlansByOp
 from lepton_tvm.model import Model
 from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
-from lepton_tvm.pipeline import fuse, ops_of_kernels
 from lepton_tvm.targets import Target
-from lepton_tvm.trials import Argument
 from lepton_tvm.tuning.activations import activations
+from lepton_tvm.workers import Argument
 
 __all__ = ["Task", "Tasks", "Variant"]
 

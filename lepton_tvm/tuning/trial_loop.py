@@ -12,11 +12,11 @@ from lepton_tvm.db import Database, Finished, Trial, TrialKey
 from lepton_tvm.errors import CompileError
 from lepton_tvm.measure import Estimate, speedup_ci
 from lepton_tvm.targets import Target
-from lepton_tvm.trials import Builder, BuildRequest, Built, Runner, RunRequest, RunResult
-from lepton_tvm.trials.requests import fair
 from lepton_tvm.tuning.search import Record, Search
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point
 from lepton_tvm.tuning.tasks import Task, Tasks
+from lepton_tvm.workers import Builder, BuildRequest, Built, Runner, RunRequest, RunResult
+from lepton_tvm.workers.requests import fair
 
 __all__ = ["TrialLoop", "record_of", "tolerance_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lepton_tvm.compiler import CompiledArtifact
+from lepton_tvm.compiler.compile import CompiledArtifact
 from lepton_tvm.db import Database, Measurement
 from lepton_tvm.db.records import new_id
 from lepton_tvm.ir.graph import Array
@@ -12,7 +12,7 @@ from lepton_tvm.measure import Estimate, Rounds, median_ci, speedup_ci
 from lepton_tvm.measure.artifacts import ArtifactPlace
 from lepton_tvm.measure.inputs import random_inputs
 from lepton_tvm.model import TensorInfo
-from lepton_tvm.trials.check import difference
+from lepton_tvm.workers.check import difference
 
 __all__ = ["SideBySide"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_tvm.ir.graph import Array, Expr, op_name, shape_of
-from lepton_tvm.ir.kernels.depthwise_int8 import lines_per_word, shifted_words
-from lepton_tvm.ir.kernels.dot import LARGEST_SUM, WORD, in_words, largest_sums, words_added
+from lepton_tvm.kernels.depthwise_int8 import lines_per_word, shifted_words
+from lepton_tvm.kernels.dot import LARGEST_SUM, WORD, in_words, largest_sums, words_added
 from lepton_tvm.passes.quantize.qparams import quantize_weight
 
 __all__ = ["narrow_scales"]

@@ -44,7 +44,7 @@ def _sdot(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
 
 
 def _bytes(acc: Any, words: Sequence[Any], weights: Sequence[Any]) -> Any:
-    """Products in 16 bits, where two of them are added (`ir/kernels/dot.py`), then 32."""
+    """Products in 16 bits, where two of them are added (`kernels/dot.py`), then 32."""
     (a,), (b,) = words, weights
     low, high = (
         _call(_HALVES, "smull", half("int8x8", _signed(a)), half("int8x8", b))

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from lepton_tvm.ir.kernels.conv2d import less, product
+from lepton_tvm.kernels.conv2d import less, product
 from lepton_tvm.schedules.cpu.anchor import Anchor
 from lepton_tvm.targets import Level
 

@@ -15,8 +15,8 @@ from tvm import sym, tirx
 from tvm.s_tir import Schedule, TensorIntrin
 from tvm.script import tirx as T
 
-from lepton_tvm.ir.kernels.conv2d import product
 from lepton_tvm.ir.tir_rewrite import mentions, substitute
+from lepton_tvm.kernels.conv2d import product
 from lepton_tvm.schedules.base import Block, Choices, Loop
 from lepton_tvm.schedules.cpu.anchor import Anchor, split_depth
 from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic

@@ -8,7 +8,7 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.ir.kernels.rows import ROW_STAGE
+from lepton_tvm.kernels.rows import ROW_STAGE
 from lepton_tvm.schedules.base import Block, Choices, block_notes, new_schedule, same_block
 from lepton_tvm.schedules.cpu.anchor import vectorize_inner
 from lepton_tvm.targets import Target
@@ -21,7 +21,7 @@ _WORTH_A_THREAD = 16_384
 
 @dataclass(frozen=True)
 class Rows:
-    """Template for functions of `ir/kernels/rows.py`, with what was fused around them.
+    """Template for functions of `kernels/rows.py`, with what was fused around them.
 
     Every stage is computed at the loop over rows; running results and what is folded from them stay
     in registers.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.ir.kernels.register_tile import row_candidates
+from lepton_tvm.kernels.register_tile import row_candidates
 from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, new_schedule, same_block
 from lepton_tvm.schedules.cpu.anchor import vectorize_inner
 from lepton_tvm.schedules.cpu.dot_products import UnitOf, bfloat16_dot_intrinsic

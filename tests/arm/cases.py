@@ -11,20 +11,20 @@ import tvm
 from tvm import te, topi
 
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels import rows
-from lepton_tvm.ir.kernels.batch_matmul import BatchMatmulShape, batch_matmul
-from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.dot import dot_candidates
-from lepton_tvm.ir.kernels.image import Image, image_conv2d
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import (
+from lepton_tvm.kernels import rows
+from lepton_tvm.kernels.batch_matmul import BatchMatmulShape, batch_matmul
+from lepton_tvm.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
+from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.kernels.dot import dot_candidates
+from lepton_tvm.kernels.image import Image, image_conv2d
+from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.kernels.register_tile import (
     RegisterTile,
     choose_tile,
     matrix_tiles,
     ranked_tiles,
 )
-from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
+from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
 from lepton_tvm.passes.lower.kernels.packed_kernel import matrix_conv_kernel, matrix_kernel
 from lepton_tvm.passes.lower.legalize.legalize import _nearbyint
 from lepton_tvm.schedules.arm import RULES

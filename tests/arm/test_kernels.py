@@ -10,8 +10,8 @@ import pytest
 import tvm
 
 from lepton_tvm.artifact.writer import find_compiler, link
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.errors import ArtifactError
-from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.targets import Target, parse_target
 from tests.arm.cases import Case, cases
 from tests.arm.machine import machine

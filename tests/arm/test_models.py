@@ -17,15 +17,15 @@ import pytest
 
 from lepton_tvm import runtime
 from lepton_tvm.artifact.writer import find_compiler
-from lepton_tvm.compiler import CompiledArtifact, compile
+from lepton_tvm.compiler.compile import CompiledArtifact, compile
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
-from lepton_tvm.device import DeviceSession
-from lepton_tvm.device.artifacts import RemoteArtifacts
 from lepton_tvm.errors import ArtifactError, TargetError
+from lepton_tvm.farm import DeviceSession
+from lepton_tvm.farm.artifacts import RemoteArtifacts
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import quantize
 from lepton_tvm.targets import parse_target
 from tests import zoo
 from tests.arm.machine import machine
@@ -84,7 +84,7 @@ def wanted(artifacts: dict[tuple[str, str], CompiledArtifact], lines: Array) -> 
 def device(cpu: str, folder: Path) -> Iterator[Running]:
     """Our server on the emulated processor."""
     arm = machine()
-    options = ["-m", "lepton_tvm.device", "--port", "0"]
+    options = ["-m", "lepton_tvm.farm", "--port", "0"]
     with started(
         folder, cpu, options, python=str(arm.python), environment=arm.environment(cpu)
     ) as running:

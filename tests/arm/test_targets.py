@@ -11,11 +11,11 @@ import pytest
 import tvm
 
 from lepton_tvm.artifact.writer import find_compiler
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.errors import ArtifactError, TargetError
-from lepton_tvm.ir.kernels.dot import is_exact
-from lepton_tvm.ir.kernels.kernel_plan import conv_plans, product_plans
-from lepton_tvm.ir.kernels.register_tile import ranked_tiles, row_candidates
-from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.kernels.dot import is_exact
+from lepton_tvm.kernels.kernel_plan import conv_plans, product_plans
+from lepton_tvm.kernels.register_tile import ranked_tiles, row_candidates
 from lepton_tvm.runtime.loader import check_machine
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.targets.arm import CPUS, LEVELS, best_level

@@ -12,12 +12,12 @@ from tvm import te
 
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.errors import ArtifactError
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.farm.remote import RpcRunner
+from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials import Argument, BuildRequest, RunRequest, RunResult
-from lepton_tvm.trials.kernel_build import build_kernel
-from lepton_tvm.trials.remote import RpcRunner
+from lepton_tvm.workers import Argument, BuildRequest, RunRequest, RunResult
+from lepton_tvm.workers.kernel_build import build_kernel
 from tests.arm.cases import marks, values
 from tests.arm.machine import machine
 from tests.device import servers
@@ -82,7 +82,7 @@ def _run(
     told: list[str] = []
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(servers.tracker(folder))
-        options = ["-m", "lepton_tvm.device", "--port", "0", "--key", "arm"]
+        options = ["-m", "lepton_tvm.farm", "--port", "0", "--key", "arm"]
         options += ["--tracker", tracker.address]
         pair = [
             stack.enter_context(

@@ -11,7 +11,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
 from lepton_tvm.errors import TargetError
 from lepton_tvm.ir.graph import constant
 from lepton_tvm.targets import parse_target

@@ -10,7 +10,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
 from lepton_tvm.ir import graph as g
 from lepton_tvm.ir.graph import (
     Array,

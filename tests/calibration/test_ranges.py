@@ -10,8 +10,9 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm import calibration, pipeline
-from lepton_tvm.calibration import collect_ranges
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compression import calibrate as calibration
+from lepton_tvm.compression.calibrate import collect_ranges
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import same_structure
 from lepton_tvm.model import Model

@@ -68,7 +68,7 @@ def test_compile_takes_schedules_of_as_many_threads_as_asked(
     def tuned_by(*_args: object, threads: int, **_options: object) -> None:
         raise InputError(f"schedules for {threads} threads")
 
-    monkeypatch.setattr("lepton_tvm.compiler.tuned_by", tuned_by)
+    monkeypatch.setattr("lepton_tvm.compiler.compile.tuned_by", tuned_by)
     ended = lepton("compile", model_path(), "--threads", 3, "--target", "x86:avx2")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.endswith("error: schedules for 3 threads\n")

@@ -55,7 +55,7 @@ def test_compile_looks_for_schedules_of_the_machine_that_is_named(
         asked.append(options["hardware"])
         return lambda _task: None
 
-    monkeypatch.setattr("lepton_tvm.compiler.tuned_by", tuned_by)
+    monkeypatch.setattr("lepton_tvm.compiler.compile.tuned_by", tuned_by)
     model = save("relu.onnx")
     for options in ((), ("--hardware", "0123456789abcdef")):
         assert lepton("compile", model, *options).code == 0

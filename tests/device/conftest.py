@@ -17,7 +17,7 @@ __all__ = ["lepton", "libraries", "lone", "model", "other", "tracker", "work"]
 #: The options of `device serve` for a machine that says it is another one.
 OTHER = """
 import dataclasses, sys
-from lepton_tvm.device import serve, __main__
+from lepton_tvm.farm import serve, __main__
 here = serve.this_machine()
 serve.this_machine = lambda: dataclasses.replace(here, cpu="Other CPU")
 sys.exit(__main__.main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tvm_ffi import libinfo
 
-from lepton_tvm.trials import Argument, RunRequest
+from lepton_tvm.workers import Argument, RunRequest
 
 SIZE = 1000
 

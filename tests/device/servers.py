@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_tvm.device import Place
+from lepton_tvm.farm import Place
 
 _PATIENCE_S = 60.0
 _LISTENS = re.compile(r"(?:serving|tracking) on \S+:(\d+)")
@@ -136,7 +136,7 @@ def device(
 
     `temporary`: where its sessions have their folders, instead of the system's place.
     """
-    command = ["-m", "lepton_tvm.device", "--port", "0", *options]
+    command = ["-m", "lepton_tvm.farm", "--port", "0", *options]
     extra = {} if temporary is None else {"TMPDIR": str(temporary)}
     return started(folder, name, command, extra=extra)
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lepton_tvm.bench import bench
 from lepton_tvm.bench.on_device import Engines
-from lepton_tvm.device.files import SessionFiles
 from lepton_tvm.errors import InputError
+from lepton_tvm.farm.files import SessionFiles
 from lepton_tvm.measure import Rounds
 from tests.artifact import toy
 from tests.cli.conftest import Lepton

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lepton_tvm.device import DeviceSession
-from lepton_tvm.device.farm import farm_target
-from lepton_tvm.device.listing import list_farm
-from lepton_tvm.device.tracker import Tracker
+from lepton_tvm.farm import DeviceSession
+from lepton_tvm.farm.farm import farm_target
+from lepton_tvm.farm.listing import list_farm
+from lepton_tvm.farm.tracker import Tracker
 from tests.device import servers
 
 

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from lepton_tvm.db import open_database
-from lepton_tvm.device.artifacts import RemoteArtifacts
-from lepton_tvm.device.farm import farm_target
 from lepton_tvm.errors import DeviceError, InputError, TargetError
+from lepton_tvm.farm.artifacts import RemoteArtifacts
+from lepton_tvm.farm.farm import farm_target
 from lepton_tvm.measure import Rounds, this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
 from lepton_tvm.frontend import load_model, save_model
 from tests import zoo
 from tests.frontend.models import random_inputs, relative_error, run_reference

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import tvm
 from tvm import te, tirx
 
-from lepton_tvm import device_build
 from lepton_tvm.artifact.writer import export_library, find_compiler
-from lepton_tvm.ir.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
-from lepton_tvm.ir.kernels.window_conv import WindowConv, window_conv
+from lepton_tvm.compiler import build_cuda as device_build
+from lepton_tvm.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
+from lepton_tvm.kernels.window_conv import WindowConv, window_conv
 from lepton_tvm.runtime.library import cuda_runtime
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided

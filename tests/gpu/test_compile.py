@@ -11,18 +11,18 @@ import tvm
 from tvm import te
 
 import lepton_tvm as lt
-from lepton_tvm import device_build
 from lepton_tvm.artifact import device_code, nvrtc, read_manifest
 from lepton_tvm.artifact.cubin import cubins
 from lepton_tvm.artifact.nvrtc import compile_binary
+from lepton_tvm.compiler import build_cuda as device_build
 from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import ArtifactError, CompileError, TargetError
-from lepton_tvm.ir.kernels.gemm import GemmShape, gemm
+from lepton_tvm.kernels.gemm import GemmShape, gemm
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.targets import parse_target
 from lepton_tvm.targets.cuda import gpu_of
-from lepton_tvm.trials.kernel_build import build_kernel
-from lepton_tvm.trials.requests import BuildRequest
+from lepton_tvm.workers.kernel_build import build_kernel
+from lepton_tvm.workers.requests import BuildRequest
 from tests.cli.conftest import Lepton, lepton
 from tests.gpu.machine_code import FFMA, HMMA, IMMA, opcodes
 

@@ -9,8 +9,8 @@ import pytest
 import tvm
 from tvm import te
 
-from lepton_tvm import device_build
-from lepton_tvm.ir.kernels.gemm import GemmShape, gemm
+from lepton_tvm.compiler import build_cuda as device_build
+from lepton_tvm.kernels.gemm import GemmShape, gemm
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
 from lepton_tvm.schedules.cuda.tiles import Tile, Work, best_block, best_tile, cycles, resident

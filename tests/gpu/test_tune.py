@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton_tvm as lt
-from lepton_tvm import device_build
 from lepton_tvm.artifact import read_manifest
+from lepton_tvm.compiler import build_cuda as device_build
 from lepton_tvm.db import open_database
-from lepton_tvm.device.farm import farm_target
 from lepton_tvm.errors import TargetError
+from lepton_tvm.farm.farm import farm_target
 from lepton_tvm.measure import this_machine
 from tests.device import servers
 from tests.gpu import emulator
@@ -38,7 +38,7 @@ def gpu_host(
     tracker: servers.Running, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[servers.Running]:
     """A device whose driver is the emulated one."""
-    command = ["-m", "lepton_tvm.device", "--port", "0", "--tracker", tracker.address]
+    command = ["-m", "lepton_tvm.farm", "--port", "0", "--tracker", tracker.address]
     folder = tmp_path_factory.mktemp("device")
     extra = emulator.environment()
     with servers.started(folder, "gpu", [*command, "--key", "gpu"], extra=extra) as running:

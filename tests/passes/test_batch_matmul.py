@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
 from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
 from lepton_tvm.targets import parse_target
 from tests.passes.check import check_pass, graph, run

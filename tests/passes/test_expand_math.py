@@ -11,8 +11,8 @@ import pytest
 import tvm
 from tvm import te, tirx
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.targets import parse_target
 
 EXACT: dict[str, Callable[[Array], Array]] = {

@@ -10,9 +10,9 @@ import pytest
 import tvm
 from tvm import te, tirx
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.passes.loops import masked_vectors as masked_module
-from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules.reference import needs
 

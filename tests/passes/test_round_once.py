@@ -11,9 +11,9 @@ import tvm
 import tvm_ffi
 from tvm import te, tirx
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.passes.loops.round_once import round_once
-from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.targets import parse_target
 
 Value = Callable[[Any], Any]

@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from lepton_tvm.ir.graph import Array, bindings_of, main_of, op_name
-from lepton_tvm.ir.kernels.conv2d import ConvShape
+from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
 from lepton_tvm.passes.lower.kernels.signed_sums import correction
 from lepton_tvm.targets import parse_target

@@ -7,8 +7,8 @@ import tvm
 import tvm_ffi
 from tvm import te
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.passes.loops.stack_buffers import stack_buffers
-from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.targets import parse_target
 
 

@@ -14,14 +14,15 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm import pipeline, runtime
-from lepton_tvm.compiler import compile
+from lepton_tvm import runtime
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compiler.compile import compile
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.errors import TargetError
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import quantize
 from lepton_tvm.runtime import loader
 from lepton_tvm.targets import ISAS, cpu_flags
 from tests import zoo

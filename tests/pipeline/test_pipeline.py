@@ -10,8 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lepton_tvm import pipeline, runtime
-from lepton_tvm.compiler import compile, variant_name
+from lepton_tvm import runtime
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compiler.compile import compile, variant_name
+from lepton_tvm.compression.preprocess import fold_preprocessing
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.db import open_database
 from lepton_tvm.errors import DatabaseError, InputError, TargetError
 from lepton_tvm.frontend import load_model
@@ -19,8 +22,6 @@ from lepton_tvm.ir.graph import Array, same_structure
 from lepton_tvm.model import Model
 from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
 from lepton_tvm.passes.lower.name_kernels import NameKernels
-from lepton_tvm.preprocessing import fold_preprocessing
-from lepton_tvm.quantization import quantize
 from lepton_tvm.targets import ISAS, best_isa, parse_target
 
 RNG = np.random.default_rng(0)

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from lepton_tvm import runtime
-from lepton_tvm.compiler import CompiledArtifact, compile
+from lepton_tvm.compiler.compile import CompiledArtifact, compile
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import quantize
 from tests import zoo
 
 

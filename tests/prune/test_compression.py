@@ -11,7 +11,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm.compression import METHODS, compress
+from lepton_tvm.compression.prune import METHODS, compress
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.cost import macs
 from lepton_tvm.ir.graph import Array, Expr, same_structure

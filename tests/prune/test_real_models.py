@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_tvm.compression import compress
+from lepton_tvm.compression.prune import compress
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.cost import macs, params
 from lepton_tvm.ir.graph import bindings_of, main_of, op_name

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from lepton_tvm import pipeline
 from lepton_tvm.bench import bench
 from lepton_tvm.compare import compare
-from lepton_tvm.compiler import compile, variant_name
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compiler.compile import compile, variant_name
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.errors import InputError
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.ir import graph as g
@@ -22,7 +23,6 @@ from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize import qparams as qp
 from lepton_tvm.passes.quantize.annotate import annotate
 from lepton_tvm.passes.quantize.qparams import QParams
-from lepton_tvm.quantization import quantize
 from lepton_tvm.targets import parse_target
 from tests.frontend.models import Graph, run_reference
 from tests.quantize.graphs import Net, int_conv2d, net

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tvm import relax
 from tvm.relax.analysis import well_formed
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
 from lepton_tvm.ir import graph as g
 from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize import qparams as qp

@@ -9,13 +9,13 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compression.quantize import config_for, quantization_notes, quantize
 from lepton_tvm.ir import graph as g
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.model import Model
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.qparams import U8_MAX
-from lepton_tvm.quantization import config_for, quantization_notes, quantize
 from lepton_tvm.targets import parse_target
 from tests.quantize.graphs import Net, model_of, net
 from tests.schedules.reference import needs

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compression.quantize import QuantizeConfig, quantize, quantize_model
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.graph import same_structure
 from lepton_tvm.model import Model
 from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
-from lepton_tvm.quantization import QuantizeConfig, quantize, quantize_model
 from tests.quantize.graphs import Array, Net, model_of, net, ops_of
 
 

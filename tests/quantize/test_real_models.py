@@ -9,10 +9,10 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from lepton_tvm import pipeline
+from lepton_tvm.compiler import pipeline
+from lepton_tvm.compression.quantize import QuantizeConfig, quantize
 from lepton_tvm.frontend import load_model
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import QuantizeConfig, quantize
 from lepton_tvm.targets import parse_target
 from tests import zoo
 

@@ -10,10 +10,10 @@ import pytest
 import tvm
 from tvm import te
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.dot import LARGEST_SUM, dot_candidates, uses_maddubs
-from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.kernels.conv2d import ConvShape
+from lepton_tvm.kernels.dot import LARGEST_SUM, dot_candidates, uses_maddubs
 from lepton_tvm.schedules.base import Choices, Defaults, ScheduleRule
 from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.targets import ISAS, Target, parse_target

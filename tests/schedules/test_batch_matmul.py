@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton_tvm.ir.kernels.batch_matmul import BatchMatmulShape, batch_matmul
-from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.kernels.batch_matmul import BatchMatmulShape, batch_matmul
+from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.x86 import BATCH_MATMUL
 from lepton_tvm.targets import ISAS, best_isa
 from tests.schedules.reference import needs, operands, run_kernel

@@ -15,13 +15,13 @@ import pytest
 import tvm
 from tvm import te
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.bfloat16 import narrowed, widened
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
-from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
+from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D, ELEMENTWISE, MATMUL
 from lepton_tvm.targets import ISAS, parse_target

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tvm.s_tir import Schedule
 
-from lepton_tvm.ir.kernels.conv2d import conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
+from lepton_tvm.kernels.conv2d import conv2d, pack_conv2d_weight
+from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, best_isa
 from tests.schedules.reference import UNITS, conv2d_reference, largest_weight, operands, run_kernel

@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import (
+from lepton_tvm.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
+from lepton_tvm.kernels.depthwise import (
     depthwise_conv2d,
     pack_depthwise_weight,
     reads_in_place,
 )
-from lepton_tvm.ir.kernels.depthwise_int8 import lines_per_word
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
+from lepton_tvm.kernels.depthwise_int8 import lines_per_word
+from lepton_tvm.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, Level, best_isa
 from tests.schedules.reference import UNITS as ALL_UNITS

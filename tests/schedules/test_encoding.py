@@ -10,8 +10,8 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm.pipeline import TIR_PIPELINE, lower
-from lepton_tvm.quantization import quantize
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE, lower
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.targets import parse_target
 from tests.quantize.graphs import Net, model_of, net
 

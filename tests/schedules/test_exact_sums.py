@@ -7,10 +7,10 @@ import pytest
 import tvm
 from tvm import relax
 
+from lepton_tvm.compiler.pipeline import build
 from lepton_tvm.ir.graph import Array, constant
-from lepton_tvm.ir.kernels.dot import LARGEST_SUM, dot_candidates, in_words, is_exact, largest_sums
+from lepton_tvm.kernels.dot import LARGEST_SUM, dot_candidates, in_words, is_exact, largest_sums
 from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
-from lepton_tvm.pipeline import build
 from lepton_tvm.targets import ISAS, parse_target
 from tests.schedules.reference import needs
 

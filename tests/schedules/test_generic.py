@@ -10,8 +10,8 @@ import pytest
 import tvm
 from tvm import te, topi
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.pipeline import TIR_PIPELINE
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import ELEMENTWISE, REDUCTION
 from lepton_tvm.targets import parse_target

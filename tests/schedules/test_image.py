@@ -7,11 +7,11 @@ import pytest
 import tvm
 from tvm import te
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels.conv2d import ConvShape, pack_conv2d_weight
-from lepton_tvm.ir.kernels.image import Image, image_conv2d, pack_image
-from lepton_tvm.ir.kernels.register_tile import choose_tile
-from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.kernels.conv2d import ConvShape, pack_conv2d_weight
+from lepton_tvm.kernels.image import Image, image_conv2d, pack_image
+from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, ELEMENTWISE
 from lepton_tvm.targets import ISAS, best_isa, parse_target

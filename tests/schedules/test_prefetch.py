@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tvm import te
 
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.schedules.x86 import MATMUL

@@ -10,9 +10,9 @@ import pytest
 import tvm
 from tvm import te
 
+from lepton_tvm.compiler.pipeline import TIR_PIPELINE
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels import rows
-from lepton_tvm.pipeline import TIR_PIPELINE
+from lepton_tvm.kernels import rows
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import ROWS
 from lepton_tvm.targets import ISAS, parse_target

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lepton_tvm.ir.graph import Array
-from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.kernel_plan import conv_plans
-from lepton_tvm.ir.kernels.register_tile import dividing_tile, ranked_tiles
-from lepton_tvm.ir.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
+from lepton_tvm.kernels.conv2d import ConvShape
+from lepton_tvm.kernels.kernel_plan import conv_plans
+from lepton_tvm.kernels.register_tile import dividing_tile, ranked_tiles
+from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
 from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS
 from tests.schedules.reference import conv2d_reference, needs, run_kernel

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lepton_tvm.trials import LocalRunner, ParallelBuilder
+from lepton_tvm.workers import LocalRunner, ParallelBuilder
 
 
 @pytest.fixture(scope="package")

@@ -13,10 +13,10 @@ import tvm
 from tvm import te
 
 from lepton_tvm.artifact.writer import find_compiler
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul
-from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.kernels.matmul import MatmulShape, matmul
+from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials import Argument, BuildRequest
+from lepton_tvm.workers import Argument, BuildRequest
 
 Array = npt.NDArray[Any]
 

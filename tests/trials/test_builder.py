@@ -16,8 +16,8 @@ from tvm import te
 
 from lepton_tvm.errors import InputError, TrialError
 from lepton_tvm.ir.bfloat16 import narrowed
-from lepton_tvm.trials import BuildRequest, Built, ParallelBuilder, kernel_build
-from lepton_tvm.trials.kernel_build import try_build
+from lepton_tvm.workers import BuildRequest, Built, ParallelBuilder, kernel_build
+from lepton_tvm.workers.kernel_build import try_build
 from tests.trials.kernels import line, module_of, product, request
 
 
@@ -190,7 +190,7 @@ def test_a_full_disk_is_told_as_such(
 def test_a_worker_that_dies_of_a_full_disk_is_told_as_such(
     builder: ParallelBuilder, small: BuildRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lepton_tvm.trials.builder.is_full", lambda folder: True)
+    monkeypatch.setattr("lepton_tvm.workers.builder.is_full", lambda folder: True)
     assert [a.state for a in builder.build([small])] == ["ok"]
     for desk in builder._desks:
         os.kill(desk.worker.pid, signal.SIGSTOP)

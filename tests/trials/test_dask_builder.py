@@ -14,16 +14,10 @@ from typing import Any
 import pytest
 
 from lepton_tvm.errors import InputError, TrialError
-from lepton_tvm.trials import (
-    Built,
-    LocalRunner,
-    ParallelBuilder,
-    dask_worker,
-    open_builder,
-    open_runner,
-)
-from lepton_tvm.trials.dask_builder import DaskBuilder
-from lepton_tvm.trials.dask_worker import difference, versions
+from lepton_tvm.farm import dask_worker, open_builder, open_runner
+from lepton_tvm.farm.dask_builder import DaskBuilder
+from lepton_tvm.farm.dask_worker import difference, versions
+from lepton_tvm.workers import Built, LocalRunner, ParallelBuilder
 from tests.trials.kernels import line, request
 
 pytestmark = pytest.mark.skipif(

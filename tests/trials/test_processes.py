@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lepton_tvm.trials import LocalRunner, ParallelBuilder, RunRequest
-from lepton_tvm.trials.scratch import Scratch
+from lepton_tvm.workers import LocalRunner, ParallelBuilder, RunRequest
+from lepton_tvm.workers.scratch import Scratch
 from tests.trials.kernels import argument, line, numbers, output, request
 
 # Builds and runs one kernel at its top level, as people write scripts, then waits.
 _SCRIPT = """
 import sys, time
 from tests.trials.kernels import line, request
-from lepton_tvm.trials import LocalRunner, ParallelBuilder, RunRequest, Argument
+from lepton_tvm.workers import LocalRunner, ParallelBuilder, RunRequest, Argument
 from pathlib import Path
 folder = sys.argv[1]
 print("top level", flush=True)

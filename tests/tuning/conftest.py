@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model
-from lepton_tvm.quantization import quantize
 from lepton_tvm.tuning import session
 from tests.db.postgres import Server
 from tests.tuning.runs import Flatterer

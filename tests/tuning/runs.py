@@ -8,15 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lepton_tvm.compiler.kernel_info import kernel_calls, kernel_hash
+from lepton_tvm.compiler.pipeline import fuse
+from lepton_tvm.compiler.tuned import trial_key
 from lepton_tvm.db import Database, TrialKey
-from lepton_tvm.kernels import kernel_calls, kernel_hash
 from lepton_tvm.model import Model
-from lepton_tvm.pipeline import fuse
 from lepton_tvm.targets import Target, parse_target
-from lepton_tvm.trials import LocalRunner, RunRequest, RunResult
 from lepton_tvm.tuning import TuneResult, tune
-from lepton_tvm.tuning.keys import trial_key
 from lepton_tvm.tuning.space import ZERO_TRIAL
+from lepton_tvm.workers import LocalRunner, RunRequest, RunResult
 
 
 def run(url: str, model: Model, trials: int, **options: Any) -> TuneResult:

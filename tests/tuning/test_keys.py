@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lepton_tvm import compiler
+from lepton_tvm.compiler import compile as compiler
+from lepton_tvm.compiler.tuned import trial_key, tuned_by
 from lepton_tvm.db import Database, Winner, open_database
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
-from lepton_tvm.tuning.keys import trial_key, tuned_by
 from lepton_tvm.tuning.space import ZERO_TRIAL, candidate_text
 from tests.tuning.runs import hashes_of, keys_of, run
 

@@ -18,9 +18,9 @@ from tvm.script import tirx as T
 from lepton_tvm.db import open_database
 from lepton_tvm.errors import InputError
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials import Built, LocalRunner, ParallelBuilder, RunResult
 from lepton_tvm.tuning.metaschedule import LeptonDatabase
 from lepton_tvm.tuning.metaschedule_workers import LeptonBuilder, LeptonRunner
+from lepton_tvm.workers import Built, LocalRunner, ParallelBuilder, RunResult
 
 
 @I.ir_module(s_tir=True)

@@ -11,13 +11,13 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
+from lepton_tvm.compiler.kernel_info import anchor_notes, kernel_calls, kernel_hash
+from lepton_tvm.compiler.pipeline import Build, build, fuse, ops_of_kernels
+from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model
-from lepton_tvm.ir.kernels.kernel_plan import PlansByOp
-from lepton_tvm.kernels import anchor_notes, kernel_calls, kernel_hash
+from lepton_tvm.kernels.kernel_plan import PlansByOp
 from lepton_tvm.model import Model
-from lepton_tvm.pipeline import Build, build, fuse, ops_of_kernels
-from lepton_tvm.quantization import quantize
 from lepton_tvm.schedules.upstream import upstream_schedule
 from lepton_tvm.targets import parse_target
 from lepton_tvm.tuning.space import Space

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import lepton_tvm
+from lepton_tvm.compiler.schedule_version import GROUPS, group_of, schedule_versions
 from lepton_tvm.targets import FAMILIES
-from lepton_tvm.tuning.schedule_version import GROUPS, group_of, schedule_versions
 
 _SOURCE = Path(lepton_tvm.__file__).parent
 _CONV2D = "schedules/cpu/conv2d.py"
@@ -143,7 +143,7 @@ def test_loop_nests_and_plans_of_other_lowerings_count(package: Path) -> None:
     before = versions(package)
     edit(
         package,
-        "ir/kernels/winograd.py",
+        "kernels/winograd.py",
         "shape.groups * shape.group",
         "shape.group * shape.groups",
     )

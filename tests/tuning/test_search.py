@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import xgboost
 
-from lepton_tvm.ir.kernels.kernel_plan import KernelPlan
-from lepton_tvm.ir.kernels.register_tile import RegisterTile
-from lepton_tvm.kernels import KernelInfo
+from lepton_tvm.compiler.kernel_info import KernelInfo
+from lepton_tvm.kernels.kernel_plan import KernelPlan
+from lepton_tvm.kernels.register_tile import RegisterTile
 from lepton_tvm.tuning.cost_model import WIDTH, CostModel, features
 from lepton_tvm.tuning.run import _Plateau
 from lepton_tvm.tuning.search import Record, Search, TaskState

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from tvm.s_tir.meta_schedule.database import JSONDatabase
 
-from lepton_tvm import compiler, runtime
+from lepton_tvm import runtime
+from lepton_tvm.compiler import compile as compiler
+from lepton_tvm.compiler.tuned import trial_key, tuned_by
 from lepton_tvm.db import open_database
 from lepton_tvm.db.why import explain
 from lepton_tvm.errors import TrialError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
-from lepton_tvm.trials import BuildRequest, Built, ParallelBuilder
 from lepton_tvm.tuning import Status, TuneResult, session, tune
-from lepton_tvm.tuning.keys import trial_key, tuned_by
 from lepton_tvm.tuning.metaschedule_json import RECORDS, WORKLOADS, export_metaschedule
 from lepton_tvm.tuning.search import Search
 from lepton_tvm.tuning.space import ZERO_TRIAL
+from lepton_tvm.workers import BuildRequest, Built, ParallelBuilder
 from tests.tuning.runs import hashes_of, run, stored
 
 TRIALS = 40

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from lepton_tvm import compiler
+from lepton_tvm.compiler import compile as compiler
 from lepton_tvm.db import open_database
 from lepton_tvm.measure import Estimate
 from lepton_tvm.measure.artifacts import LocalArtifacts
 from lepton_tvm.model import Model
-from lepton_tvm.trials import LocalRunner, RunRequest, RunResult
 from lepton_tvm.tuning import TuneResult, outcome, session
 from lepton_tvm.tuning.confirm import finalists
 from lepton_tvm.tuning.trial_loop import TrialLoop
 from lepton_tvm.tuning.whole_model import SideBySide
+from lepton_tvm.workers import LocalRunner, RunRequest, RunResult
 from tests.tuning.runs import Liar, run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from tvm import relax, te
 
 from lepton_tvm.ir.graph import Expr, dtype_of, op_name, shape_of
-from lepton_tvm.ir.kernels.batch_matmul import BatchMatmulShape, Indices, batch_matmul
-from lepton_tvm.ir.kernels.register_tile import choose_tile
+from lepton_tvm.kernels.batch_matmul import BatchMatmulShape, Indices, batch_matmul
+from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.passes.lower.kernels.gpu_kernels import gpu_batch_matmul
 from lepton_tvm.passes.lower.kernels.views import View, view_of
 from lepton_tvm.targets import Level

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, dtype_of, op_name
-from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.image import Image
+from lepton_tvm.kernels.conv2d import ConvShape
+from lepton_tvm.kernels.image import Image
 from lepton_tvm.targets import Level
 
 __all__ = ["first_layer"]

@@ -9,9 +9,9 @@ from typing import Any
 from tvm import relax, te
 
 from lepton_tvm.ir.graph import Array, Expr, constant, dtype_of, shape_of
-from lepton_tvm.ir.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
-from lepton_tvm.ir.kernels.indices import unflatten
-from lepton_tvm.ir.kernels.window_conv import WindowConv, window_conv
+from lepton_tvm.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
+from lepton_tvm.kernels.indices import unflatten
+from lepton_tvm.kernels.window_conv import WindowConv, window_conv
 from lepton_tvm.passes.lower.kernels.views import View, view_of
 
 __all__ = ["gpu_batch_matmul", "gpu_conv2d", "gpu_matmul"]

@@ -20,10 +20,10 @@ from lepton_tvm.ir.graph import (
     op_name,
     shape_of,
 )
-from lepton_tvm.ir.kernels.conv2d import ConvShape
-from lepton_tvm.ir.kernels.gemm import Window
-from lepton_tvm.ir.kernels.image import Image
-from lepton_tvm.ir.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans
+from lepton_tvm.kernels.conv2d import ConvShape
+from lepton_tvm.kernels.gemm import Window
+from lepton_tvm.kernels.image import Image
+from lepton_tvm.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.lower.kernels.activation_products import (
     keeps_columns,
@@ -52,9 +52,9 @@ class LowerKernels:
     After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
     The register tile, which decides the packing, comes from the shape and the target's registers.
     A float 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
-    faster, unless `winograd` is False: it rounds more often (see `ir/kernels/winograd.py`).
+    faster, unless `winograd` is False: it rounds more often (see `kernels/winograd.py`).
     Where the target has tile registers and they are estimated to be faster, the geometry and the
-    packing are theirs (see `ir/kernels/tile_plan.py`).
+    packing are theirs (see `kernels/tile_plan.py`).
     An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
     A product of two activations becomes `call_tir(batch_matmul, ...)`, which packs the second one
     at run time, reads both through the reshapes and transpositions before it, and stores its result

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lepton_tvm.ir.graph import Array, Expr
-from lepton_tvm.ir.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
-from lepton_tvm.ir.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from lepton_tvm.ir.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
-from lepton_tvm.ir.kernels.image import Image
-from lepton_tvm.ir.kernels.kernel_plan import KernelPlan, conv_plans, product_plans
-from lepton_tvm.ir.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
-from lepton_tvm.ir.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
+from lepton_tvm.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
+from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from lepton_tvm.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
+from lepton_tvm.kernels.image import Image
+from lepton_tvm.kernels.kernel_plan import KernelPlan, conv_plans, product_plans
+from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.kernels.register_tile import RegisterTile, channel_tiles, ranked_tiles
 from lepton_tvm.passes.lower.kernels.packed_kernel import (
     PackedKernel,
     first_layer_kernel,

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import relax, te
 
 from lepton_tvm.ir.graph import Expr, op_name, shape_of
-from lepton_tvm.ir.kernels.indices import unflatten
+from lepton_tvm.kernels.indices import unflatten
 
 __all__ = ["View", "view_of"]
 

@@ -11,7 +11,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 
 from lepton_tvm.ir.graph import Expr, const_array, dtype_of, scalar_of, shape_of
-from lepton_tvm.ir.kernels import rows
+from lepton_tvm.kernels import rows
 from lepton_tvm.passes.lower.legalize import legalize_bfloat16
 
 __all__ = ["LEGALIZATIONS"]

@@ -1,0 +1,21 @@
+"""Measuring on other machines over TVM's RPC: the server of a device, and sessions with it.
+
+`open_builder` and `open_runner` choose between this machine and others. What runs on a device
+(`server`, `session`) needs TVM's runtime library, numpy and nothing of the
+compiler. Speaks TVM's RPC and tracker protocols, so TVM's own tracker and clients fit.
+"""
+
+from lepton_tvm.farm.client import DeviceSession
+from lepton_tvm.farm.places import artifacts_of, open_builder, open_runner
+from lepton_tvm.farm.tracker import DeviceInfo, Place, Tracker, parse_address
+
+__all__ = [
+    "DeviceInfo",
+    "DeviceSession",
+    "Place",
+    "Tracker",
+    "artifacts_of",
+    "open_builder",
+    "open_runner",
+    "parse_address",
+]
