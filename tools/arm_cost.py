@@ -31,7 +31,7 @@ import tvm
 
 from lepton_tvm import load_model, quantize
 from lepton_tvm.compiler.pipeline import TIR_PIPELINE, build_context, lower
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
 

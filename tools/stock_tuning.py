@@ -24,8 +24,8 @@ from lepton_tvm import artifact
 from lepton_tvm.artifact import read_manifest
 from lepton_tvm.cli.options import parse_shapes
 from lepton_tvm.measure import Rounds, median_ci, speedup_ci
-from lepton_tvm.measure.artifacts import LocalArtifacts
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.loaded_artifacts import LocalArtifacts
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.targets import parse_target
 from lepton_tvm.tuning.metaschedule_workers import LeptonBuilder, LeptonRunner
 from lepton_tvm.workers import LocalRunner, ParallelBuilder

@@ -6,9 +6,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from lepton_tvm.bench.bench_result import BenchResult, EngineTime
 from lepton_tvm.bench.engines import ENGINES
-from lepton_tvm.bench.result import BenchResult, EngineTime
-from lepton_tvm.bench.run import bench
+from lepton_tvm.bench.run_bench import bench
 
 __all__ = ["ENGINES", "BenchResult", "EngineTime", "bench"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from lepton_tvm.measure.inputs import read_arrays
+from lepton_tvm.measure.timing_inputs import read_arrays
 from lepton_tvm.targets import ISAS, cpu_flags, native_level
 
 __all__ = ["ENGINES", "OURS", "PRECISIONS", "Job", "Loaded", "Peer"]
@@ -99,7 +99,7 @@ def _dispatching(job: Job) -> str:
 
 def _load_lepton(job: Job) -> Loaded:
     from lepton_tvm import runtime
-    from lepton_tvm.runtime.profile import CallProfiler
+    from lepton_tvm.runtime.call_times import CallProfiler
 
     feed = read_arrays(job.inputs)
     if job.profile:

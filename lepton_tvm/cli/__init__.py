@@ -14,7 +14,7 @@ import typer.core
 import typer.main
 
 from lepton_tvm import __version__
-from lepton_tvm.cli.session import new_app, set_debug
+from lepton_tvm.cli.command import new_app, set_debug
 
 __all__ = ["app", "main"]
 

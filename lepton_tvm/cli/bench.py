@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app, progress
 from lepton_tvm.cli.options import FarmOptions, Json, Shapes, Target, Threads, parse_shapes
-from lepton_tvm.cli.session import Output, command, new_app, progress
 from lepton_tvm.errors import InputError
 
 __all__ = ["app"]
@@ -100,7 +100,7 @@ def _peaks(asked: bool, threads: int) -> Output:
     if not asked:
         raise InputError("bench needs a MODEL (an .onnx file), or --peak to measure the machine")
     with progress("loading the compiler") as say:
-        from lepton_tvm.measure.peak.run import measure_peaks
+        from lepton_tvm.measure.peak.measure_peak import measure_peaks
 
         peaks = measure_peaks((threads,), progress=say)
     data = {"machine": peaks.machine.to_json(), "threads": threads, "peak": peaks.to_json()}

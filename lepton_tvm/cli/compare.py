@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app, progress
 from lepton_tvm.cli.options import Db, FarmOptions, Json, Threads
-from lepton_tvm.cli.session import Output, command, new_app, progress
 from lepton_tvm.errors import RequirementError
 
 __all__ = ["app"]

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app, progress
 from lepton_tvm.cli.model_options import ModelOptions
 from lepton_tvm.cli.options import Json
-from lepton_tvm.cli.session import Output, command, new_app, progress
 
 __all__ = ["app"]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app
 from lepton_tvm.cli.options import Db, Json, Target, Threads
-from lepton_tvm.cli.session import Output, command, new_app
 from lepton_tvm.errors import InputError
 
 __all__ = ["app"]
@@ -67,7 +67,7 @@ def list_records(
 ) -> Output:
     """List models, newest first: artifacts, latest times, tuning."""
     from lepton_tvm.cli.db_overview import overview_text
-    from lepton_tvm.db.summary import overview
+    from lepton_tvm.db.views.overview import overview
 
     with _existing(db) as database:
         data = overview(database, (limit or None, offset))
@@ -80,7 +80,7 @@ def show_record(
 ) -> Output:
     """Show all about a model, artifact, job, kernel or trial."""
     from lepton_tvm.cli.db_record import record_text
-    from lepton_tvm.db.lookup import find
+    from lepton_tvm.db.views.find_record import find
 
     with _existing(db) as database:
         data = find(database, key, (limit or None, offset))
@@ -102,7 +102,7 @@ def why(
     """
     from lepton_tvm.cli.db_misses import misses_text
     from lepton_tvm.compiler.tuned import family_version, trial_key
-    from lepton_tvm.db.why import explain
+    from lepton_tvm.db.views.why import explain
     from lepton_tvm.measure import this_machine
     from lepton_tvm.targets import parse_target
 
@@ -131,7 +131,7 @@ def export_file(
     """Write all records and artifacts to one zip file.
 
     With --metaschedule, write one machine's trials as TVM's own tuner reads them."""
-    from lepton_tvm.db.transfer import export_records
+    from lepton_tvm.db.exchange.archive import export_records
 
     _check_hardware(hardware, metaschedule)
     with _existing(db) as database:
@@ -152,7 +152,7 @@ def import_file(
     as_json: Json = False,
 ) -> Output:
     """Add the records of an exported file; what is there stays."""
-    from lepton_tvm.db.transfer import import_records, read_export
+    from lepton_tvm.db.exchange.archive import import_records, read_export
 
     _check_hardware(hardware, metaschedule)
     with _filled(db, lambda: metaschedule or read_export(file)) as database:
@@ -170,7 +170,7 @@ def merge_other(
 ) -> Output:
     """Add the records of another database, which may be a stranger's."""
     from lepton_tvm.cli.terminal import printable
-    from lepton_tvm.db.merge import merge, reading_other
+    from lepton_tvm.db.exchange.merge import merge, reading_other
 
     def check() -> None:
         with reading_other(other):
@@ -224,7 +224,7 @@ def _schedules_in_use() -> set[str]:
 
 
 def _shown(url: str) -> str:
-    from lepton_tvm.db.place import parse_url
+    from lepton_tvm.db.location import parse_url
 
     return str(parse_url(url))
 
@@ -239,7 +239,7 @@ def _existing(db: str | None) -> Any:
 def _filled(db: str | None, check: Callable[[], object]) -> Any:
     """The database, made where there is none; then `check` first looks whether that is worth it."""
     from lepton_tvm.db import open_database
-    from lepton_tvm.db.place import parse_url
+    from lepton_tvm.db.location import parse_url
 
     place = parse_url(db)
     if place.file is not None and not place.file.exists():

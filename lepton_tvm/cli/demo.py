@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lepton_tvm.cli.command import Output, command, new_app, progress
 from lepton_tvm.cli.options import Db, Json, Target, Threads
-from lepton_tvm.cli.session import Output, command, new_app, progress
 
 __all__ = ["app"]
 

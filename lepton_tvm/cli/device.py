@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app
 from lepton_tvm.cli.options import Json
-from lepton_tvm.cli.session import Output, command, new_app
 
 __all__ = ["app"]
 
@@ -63,8 +63,8 @@ def serve(
     """Serve clients that measure on this machine, until Ctrl-C.
 
     Needs only TVM's runtime."""
-    from lepton_tvm.bench.on_device import Engines
-    from lepton_tvm.farm.serve import serve_device
+    from lepton_tvm.bench.device_engines import Engines
+    from lepton_tvm.farm.serve_device import serve_device
 
     server = serve_device(
         host=host, port=port, tracker=tracker, key=key, threads=threads, handlers=[Engines],
@@ -79,7 +79,7 @@ def track(host: Host = "127.0.0.1", port: Port = None, as_json: Json = False) ->
     """Keep the list of devices that others ask, until Ctrl-C.
 
     tune, compare and bench ask it with --tracker."""
-    from lepton_tvm.farm.tracking import serve_tracker
+    from lepton_tvm.farm.tracker_server import serve_tracker
 
     address = serve_tracker(host=host, port=port, say=_say)
     return Output({"host": address[0], "port": address[1]}, "the tracker has stopped")
@@ -88,7 +88,7 @@ def track(host: Host = "127.0.0.1", port: Port = None, as_json: Json = False) ->
 @command(app, "list")
 def list_devices(tracker: NeededTracker, as_json: Json = False) -> Output:
     """Show a tracker's devices: key, machine, free or busy."""
-    from lepton_tvm.farm.listing import list_farm
+    from lepton_tvm.farm.tracker_listing import list_farm
 
     data = list_farm(tracker)
     return Output(data, _table(data))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lepton_tvm.cli.command import Output, command, new_app
 from lepton_tvm.cli.options import Json
-from lepton_tvm.cli.session import Output, command, new_app
 
 __all__ = ["app"]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app
 from lepton_tvm.cli.options import Json
-from lepton_tvm.cli.session import Output, command, new_app
 from lepton_tvm.errors import ModelError
 
 __all__ = ["app"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app
 from lepton_tvm.cli.options import Json, Threads
-from lepton_tvm.cli.session import Output, command, new_app
 from lepton_tvm.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from lepton_tvm.cli.command import Output, command, new_app, progress
 from lepton_tvm.cli.model_options import ModelOptions
 from lepton_tvm.cli.options import FarmOptions, Json
-from lepton_tvm.cli.session import Output, command, new_app, progress
 
 __all__ = ["app"]
 
@@ -77,7 +77,7 @@ def tune_model(
     options.check()
     goal = parse_target(options.target)
     if farm.asked:
-        from lepton_tvm.farm.farm import farm_target
+        from lepton_tvm.farm.device_pool import farm_target
 
         goal = farm_target(options.target, farm.tracker, farm.key)
     with progress(f"loading {options.model}") as say:

@@ -6,9 +6,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from lepton_tvm.compare.history import History, history
-from lepton_tvm.compare.result import Comparison, Variant
-from lepton_tvm.compare.run import compare
+from lepton_tvm.compare.comparison import Comparison, Variant
+from lepton_tvm.compare.comparison_history import History, history
+from lepton_tvm.compare.run_compare import compare
 
 __all__ = ["Comparison", "History", "Variant", "compare", "history"]
 

@@ -13,7 +13,7 @@ from lepton_tvm.db.records import (
     Winner,
     candidate_text,
 )
-from lepton_tvm.db.tuning import TuningLog
+from lepton_tvm.db.tuning_log import TuningLog
 
 __all__ = [
     "Artifact",

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from lepton_tvm.db.keys import chunks, key_id
-from lepton_tvm.db.processes import host_id, is_gone
+from lepton_tvm.db.job_owner import host_id, is_gone
 from lepton_tvm.db.records import TrialKey
 from lepton_tvm.db.tables import ClaimRow, TrialRow
+from lepton_tvm.db.tuning_keys import chunks, key_id
 
 __all__ = ["count_claims", "count_trials", "drop", "drop_dead", "grant", "renew"]
 

@@ -13,16 +13,17 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from lepton_tvm.artifact.container import verify
-from lepton_tvm.db import results, schema
-from lepton_tvm.db.artifacts import ensure_artifact, find_artifacts, find_models, with_prefix
+from lepton_tvm.db import measurement_records as results
+from lepton_tvm.db import schema
+from lepton_tvm.db.artifact_records import ensure_artifact, find_artifacts, find_models, with_prefix
 from lepton_tvm.db.blobs import Blobs
-from lepton_tvm.db.convert import ensure_model
+from lepton_tvm.db.driver_errors import write_rights
 from lepton_tvm.db.engine import BUSY_SECONDS, make_engine, translated, writer_of
 from lepton_tvm.db.jobs import JobHandle, Jobs
-from lepton_tvm.db.place import Place, check_there, parse_url
-from lepton_tvm.db.reasons import write_rights
+from lepton_tvm.db.location import Place, check_there, parse_url
 from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
-from lepton_tvm.db.tuning import TuningLog
+from lepton_tvm.db.row_records import ensure_model
+from lepton_tvm.db.tuning_log import TuningLog
 from lepton_tvm.errors import ArtifactError, DatabaseError
 
 __all__ = ["Database", "open_database"]

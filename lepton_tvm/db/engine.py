@@ -15,8 +15,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from lepton_tvm.db.place import Place
-from lepton_tvm.db.reasons import is_damage, postgres_reason, sqlite_reason
+from lepton_tvm.db.driver_errors import is_damage, postgres_reason, sqlite_reason
+from lepton_tvm.db.location import Place
 from lepton_tvm.errors import DatabaseError, DatabaseInputError, LeptonError
 
 __all__ = [

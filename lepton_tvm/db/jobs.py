@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lepton_tvm.db.processes import host_id, is_gone
+from lepton_tvm.db.job_owner import host_id, is_gone
 from lepton_tvm.db.records import Job, new_id, now
 from lepton_tvm.db.tables import JobRow, SeedRow
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from lepton_tvm.db.engine import translated, use_log, writer_of
-from lepton_tvm.db.place import Place
+from lepton_tvm.db.location import Place
 from lepton_tvm.errors import DatabaseInputError
 
 __all__ = ["HEAD", "can_write", "prepare"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from lepton_tvm.db.keys import chunks, ensure_keys, key_id
 from lepton_tvm.db.records import TrialKey, Winner, now
 from lepton_tvm.db.tables import CostModelRow, WinnerRow
-from lepton_tvm.db.values import check_candidate
+from lepton_tvm.db.tuning_keys import chunks, ensure_keys, key_id
+from lepton_tvm.db.value_checks import check_candidate
 
 __all__ = ["add_winners", "load_cost_model", "save_cost_model", "winners"]
 

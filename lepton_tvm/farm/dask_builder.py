@@ -11,9 +11,9 @@ from typing import Any
 
 from lepton_tvm.errors import InputError, TrialError
 from lepton_tvm.farm import dask_worker
-from lepton_tvm.workers.requests import BuildRequest, Built
-from lepton_tvm.workers.scratch import Scratch
-from lepton_tvm.workers.wire import built, to_json
+from lepton_tvm.workers.scratch_folders import Scratch
+from lepton_tvm.workers.trial_requests import BuildRequest, Built
+from lepton_tvm.workers.worker_wire import built, to_json
 
 __all__ = ["DaskBuilder"]
 

@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lepton_tvm.farm.wire import own_version
+from lepton_tvm.farm.rpc_wire import own_version
 from lepton_tvm.runtime.library import tvm_version
-from lepton_tvm.workers.builder import ParallelBuilder
-from lepton_tvm.workers.requests import Built
-from lepton_tvm.workers.wire import build_request, to_json
+from lepton_tvm.workers.local_builder import ParallelBuilder
+from lepton_tvm.workers.trial_requests import Built
+from lepton_tvm.workers.worker_wire import build_request, to_json
 
 __all__ = ["build", "difference", "versions"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from lepton_tvm.kernels.conv2d import ConvShape
-from lepton_tvm.kernels.matrix_conv2d import saved_instructions
-from lepton_tvm.kernels.matrix_matmul import saves_instructions
+from lepton_tvm.kernels.mmla_conv2d import saved_instructions
+from lepton_tvm.kernels.mmla_matmul import saves_instructions
 from lepton_tvm.kernels.register_tile import RegisterFile, RegisterTile, matrix_tiles
 from lepton_tvm.kernels.winograd_plan import WinogradPlan, is_worth, winograd_plans
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from lepton_tvm.artifact.container import verify
 from lepton_tvm.errors import ArtifactError, InputError, TargetError
-from lepton_tvm.runtime.device import GpuMemory, initialize
 from lepton_tvm.runtime.library import cuda_runtime, ffi, tvm_version
 from lepton_tvm.runtime.net import Net
+from lepton_tvm.runtime.tensor_memory import GpuMemory, initialize
 from lepton_tvm.targets import cpu_flags
 from lepton_tvm.targets.driver import Devices, gpus
 

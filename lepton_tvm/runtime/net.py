@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.model import TensorInfo
-from lepton_tvm.runtime.device import GpuMemory
 from lepton_tvm.runtime.library import ffi
+from lepton_tvm.runtime.tensor_memory import GpuMemory
 from lepton_tvm.runtime.threads import run_with_threads
 
 __all__ = ["Net"]

@@ -12,7 +12,7 @@ from tvm import tirx
 from lepton_tvm.compiler.kernel_info import anchor_notes
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.tir_rewrite import children
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 
 __all__ = ["activations"]

@@ -16,8 +16,8 @@ import numpy as np
 from lepton_tvm.compiler.compile import CompiledArtifact
 from lepton_tvm.db import Winner
 from lepton_tvm.measure import Estimate, Rounds, speedup_ci
-from lepton_tvm.measure.artifacts import ArtifactPlace
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.loaded_artifacts import ArtifactPlace
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 from lepton_tvm.tuning.search import TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point

@@ -37,7 +37,7 @@ from lepton_tvm.tuning.metaschedule import (
     workload_hash,
 )
 from lepton_tvm.tuning.traces import check_trace
-from lepton_tvm.workers.processes import child_environment, describe_end
+from lepton_tvm.workers.zygote_parent import child_environment, describe_end
 
 __all__ = ["ExchangeReport", "export_metaschedule", "import_metaschedule", "read_files"]
 

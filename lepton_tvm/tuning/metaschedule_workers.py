@@ -31,12 +31,12 @@ from tvm.s_tir.meta_schedule.runner import (
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from lepton_tvm.errors import InputError
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.tuning.metaschedule import target_text
 from lepton_tvm.workers import Argument, Builder, BuildRequest, Built, Runner, RunRequest, RunResult
-from lepton_tvm.workers.requests import fair
+from lepton_tvm.workers.trial_requests import fair
 
 __all__ = ["LeptonBuilder", "LeptonRunner"]
 

@@ -17,11 +17,11 @@ from lepton_tvm.farm import artifacts_of
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target
 from lepton_tvm.tuning.cost_model import KIND, CostModel
-from lepton_tvm.tuning.result import Status, task_result
 from lepton_tvm.tuning.search import Record, Search, TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Space
 from lepton_tvm.tuning.tasks import Task, Tasks
 from lepton_tvm.tuning.trial_loop import TrialLoop, record_of
+from lepton_tvm.tuning.tune_result import Status, task_result
 from lepton_tvm.workers import Builder, Runner
 
 __all__ = ["Limits", "OnStatus", "SearchRun"]

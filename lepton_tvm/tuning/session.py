@@ -13,14 +13,14 @@ from lepton_tvm.compiler.compile import variant_name
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.farm import artifacts_of, open_builder, open_runner
-from lepton_tvm.farm.farm import farm_target
+from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.tuning.outcome import finish
-from lepton_tvm.tuning.result import TuneResult
 from lepton_tvm.tuning.run import Limits, OnStatus, SearchRun
+from lepton_tvm.tuning.tune_result import TuneResult
 from lepton_tvm.workers import Builder, Runner
-from lepton_tvm.workers.scratch import Scratch
+from lepton_tvm.workers.scratch_folders import Scratch
 
 __all__ = ["check_runs_here", "parse_budget", "tune"]
 

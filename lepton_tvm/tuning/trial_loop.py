@@ -16,7 +16,7 @@ from lepton_tvm.tuning.search import Record, Search
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point
 from lepton_tvm.tuning.tasks import Task, Tasks
 from lepton_tvm.workers import Builder, BuildRequest, Built, Runner, RunRequest, RunResult
-from lepton_tvm.workers.requests import fair
+from lepton_tvm.workers.trial_requests import fair
 
 __all__ = ["TrialLoop", "record_of", "tolerance_of"]
 

@@ -9,10 +9,10 @@ from lepton_tvm.db import Database, Measurement
 from lepton_tvm.db.records import new_id
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.measure import Estimate, Rounds, median_ci, speedup_ci
-from lepton_tvm.measure.artifacts import ArtifactPlace
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.loaded_artifacts import ArtifactPlace
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
-from lepton_tvm.workers.check import difference
+from lepton_tvm.workers.number_check import difference
 
 __all__ = ["SideBySide"]
 

@@ -4,8 +4,9 @@
 once, and are forked from then on. `kernel_build.build_kernel` is a builder's work as a function.
 """
 
-from lepton_tvm.workers.builder import ParallelBuilder
-from lepton_tvm.workers.requests import (
+from lepton_tvm.workers.local_builder import ParallelBuilder
+from lepton_tvm.workers.local_runner import LocalRunner
+from lepton_tvm.workers.trial_requests import (
     Argument,
     Builder,
     BuildRequest,
@@ -14,7 +15,6 @@ from lepton_tvm.workers.requests import (
     RunRequest,
     RunResult,
 )
-from lepton_tvm.workers.runner import LocalRunner
 
 __all__ = [
     "Argument",

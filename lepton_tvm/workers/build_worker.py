@@ -18,9 +18,9 @@ from tvm.s_tir import Schedule
 from lepton_tvm.errors import LeptonError
 from lepton_tvm.targets import parse_target
 from lepton_tvm.workers.kernel_build import build_kernel, try_build
-from lepton_tvm.workers.limits import limit_cpu_time, limit_memory
-from lepton_tvm.workers.requests import BuildRequest
-from lepton_tvm.workers.wire import build_request, receive, send, to_json
+from lepton_tvm.workers.process_limits import limit_cpu_time, limit_memory
+from lepton_tvm.workers.trial_requests import BuildRequest
+from lepton_tvm.workers.worker_wire import build_request, receive, send, to_json
 
 __all__ = ["serve", "warm_up"]
 

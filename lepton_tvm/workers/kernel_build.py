@@ -26,8 +26,8 @@ from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.workers.kernel_link import link_kernel
-from lepton_tvm.workers.requests import BuildRequest, Built
-from lepton_tvm.workers.scratch import is_full, told_reason
+from lepton_tvm.workers.scratch_folders import is_full, told_reason
+from lepton_tvm.workers.trial_requests import BuildRequest, Built
 
 __all__ = ["build_kernel", "try_build"]
 

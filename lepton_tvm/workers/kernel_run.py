@@ -22,8 +22,8 @@ from lepton_tvm.measure.caches import cache_bytes
 from lepton_tvm.measure.latency import Rounds, measure_interleaved
 from lepton_tvm.runtime.library import cuda_runtime, ffi, global_function
 from lepton_tvm.runtime.threads import run_with_threads
-from lepton_tvm.workers.check import difference
-from lepton_tvm.workers.requests import Argument, RunRequest, RunResult
+from lepton_tvm.workers.number_check import difference
+from lepton_tvm.workers.trial_requests import Argument, RunRequest, RunResult
 
 __all__ = ["request_bytes", "run_kernel"]
 

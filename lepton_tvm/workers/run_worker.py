@@ -11,9 +11,9 @@ from pathlib import Path
 from lepton_tvm.errors import LeptonError
 from lepton_tvm.runtime.library import global_function
 from lepton_tvm.workers.kernel_run import request_bytes, run_kernel
-from lepton_tvm.workers.limits import limit_cpu_time, limit_memory
-from lepton_tvm.workers.requests import RunRequest, RunResult
-from lepton_tvm.workers.wire import receive, run_request, send, to_json
+from lepton_tvm.workers.process_limits import limit_cpu_time, limit_memory
+from lepton_tvm.workers.trial_requests import RunRequest, RunResult
+from lepton_tvm.workers.worker_wire import receive, run_request, send, to_json
 
 __all__ = ["serve", "warm_up"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lepton_tvm.schedules.arm.intrinsics import dot_unit
-from lepton_tvm.schedules.arm.matrix_conv2d import MatrixConv2d
-from lepton_tvm.schedules.arm.matrix_matmul import MatrixMatmul
+from lepton_tvm.schedules.arm.arm_dot_units import dot_unit
+from lepton_tvm.schedules.arm.mmla_conv2d import MatrixConv2d
+from lepton_tvm.schedules.arm.mmla_matmul import MatrixMatmul
 from lepton_tvm.schedules.base import ScheduleRule
 from lepton_tvm.schedules.cpu.batch_matmul import BatchMatmul
 from lepton_tvm.schedules.cpu.conv2d import Conv2d

@@ -9,8 +9,8 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices, block_iters, same_block
-from lepton_tvm.schedules.cuda.anchor import extent, gpu_schedule, spread
-from lepton_tvm.schedules.cuda.tiles import BLOCKS, best_block
+from lepton_tvm.schedules.cuda.block_tiles import BLOCKS, best_block
+from lepton_tvm.schedules.cuda.gpu_anchor import extent, gpu_schedule, spread
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 

@@ -12,7 +12,8 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.schedules.base import Choices
-from lepton_tvm.schedules.cuda.anchor import (
+from lepton_tvm.schedules.cuda.block_tiles import Tile, Work, aligned, best_tile
+from lepton_tvm.schedules.cuda.gpu_anchor import (
     FEW_ROWS,
     bind_blocks,
     copy_in_turns,
@@ -21,8 +22,7 @@ from lepton_tvm.schedules.cuda.anchor import (
     gpu_schedule,
     pad_product,
 )
-from lepton_tvm.schedules.cuda.intrinsics import dp4a
-from lepton_tvm.schedules.cuda.tiles import Tile, Work, aligned, best_tile
+from lepton_tvm.schedules.cuda.gpu_intrinsics import dp4a
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 

@@ -13,7 +13,7 @@ from lepton_tvm.schedules.cpu.rows import Rows
 from lepton_tvm.schedules.cpu.winograd import WinogradConv2d
 from lepton_tvm.schedules.upstream import WithUpstream
 from lepton_tvm.schedules.x86.amx import AmxProduct
-from lepton_tvm.schedules.x86.intrinsics import dot_unit
+from lepton_tvm.schedules.x86.x86_dot_units import dot_unit
 
 __all__ = [
     "BATCH_MATMUL",

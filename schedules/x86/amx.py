@@ -9,7 +9,7 @@ from typing import ClassVar
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize, Schedule
 
-from lepton_tvm.kernels.tiles import TileShape
+from lepton_tvm.kernels.amx_tiles import TileShape
 from lepton_tvm.schedules.base import Choices, block_notes, new_schedule
 from lepton_tvm.schedules.cpu.anchor import Anchor, find_anchor
 from lepton_tvm.schedules.x86.amx_entry import copy_nest, in_shares, permission, with_tiles

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from lepton_tvm.kernels.tiles import TileShape
+from lepton_tvm.kernels.amx_tiles import TileShape
 from lepton_tvm.schedules.statements import Expr, Stmt, integer, loop, pointer, run, sequence
 
 __all__ = ["copy_nest", "in_shares", "permission", "tile_call", "with_tiles"]

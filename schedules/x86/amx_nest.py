@@ -14,7 +14,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from lepton_tvm.kernels.tiles import LANES, TileShape
+from lepton_tvm.kernels.amx_tiles import LANES, TileShape
 from lepton_tvm.schedules.statements import Expr, Stmt, integer, loop, pointer, run, sequence
 from lepton_tvm.schedules.x86.amx_entry import tile_call
 

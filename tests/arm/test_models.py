@@ -22,7 +22,7 @@ from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.errors import ArtifactError, TargetError
 from lepton_tvm.farm import DeviceSession
-from lepton_tvm.farm.artifacts import RemoteArtifacts
+from lepton_tvm.farm.device_artifacts import RemoteArtifacts
 from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.model import Model

@@ -12,7 +12,7 @@ from tvm import te
 
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.errors import ArtifactError
-from lepton_tvm.farm.remote import RpcRunner
+from lepton_tvm.farm.remote_runner import RpcRunner
 from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.targets import parse_target

@@ -17,13 +17,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton_tvm.bench
-from lepton_tvm.bench import bench, engines, process
+from lepton_tvm.bench import bench, engines
+from lepton_tvm.bench import engine_process as process
+from lepton_tvm.bench.engine_places import busy_machine
+from lepton_tvm.bench.engine_process import EngineFailed, EngineProcess
 from lepton_tvm.bench.engines import ENGINES, Job, calibration_samples
-from lepton_tvm.bench.places import busy_machine
-from lepton_tvm.bench.process import EngineFailed, EngineProcess
 from lepton_tvm.errors import InputError, ModelError, TargetError
 from lepton_tvm.measure import Rounds
-from lepton_tvm.measure.inputs import read_arrays, write_arrays
+from lepton_tvm.measure.timing_inputs import read_arrays, write_arrays
 from lepton_tvm.targets import ISAS, best_isa
 from tests.artifact import toy
 

@@ -16,9 +16,9 @@ from lepton_tvm.cli.db_overview import overview_text
 from lepton_tvm.cli.db_record import record_text
 from lepton_tvm.cli.db_view import Machines
 from lepton_tvm.db import Database, Evaluation, TrialKey, Winner, open_database
-from lepton_tvm.db.lookup import find
-from lepton_tvm.db.summary import overview
-from lepton_tvm.db.why import explain
+from lepton_tvm.db.views.find_record import find
+from lepton_tvm.db.views.overview import overview
+from lepton_tvm.db.views.why import explain
 from tests.db.conftest import make_artifact
 from tests.db.contract import measurement, trial
 from tests.db.summary_contract import ASKED, fill

@@ -14,7 +14,7 @@ import pytest
 import typer
 from rich.table import Table
 
-from lepton_tvm.cli.session import Output, command, set_debug
+from lepton_tvm.cli.command import Output, command, set_debug
 from lepton_tvm.errors import CompileError, InputError, RequirementError
 
 

@@ -12,7 +12,8 @@ import pytest
 from lepton_tvm.compare import Comparison, compare, history
 from lepton_tvm.db import Database, Measurement
 from lepton_tvm.errors import InputError
-from lepton_tvm.measure import Rounds, artifacts, this_machine
+from lepton_tvm.measure import Rounds, this_machine
+from lepton_tvm.measure import loaded_artifacts as artifacts
 from tests.cli.conftest import Lepton
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)

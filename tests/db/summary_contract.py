@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from lepton_tvm.db import Database, TrialKey, Winner
-from lepton_tvm.db.keys import ensure_keys, key_id
-from lepton_tvm.db.lookup import find
-from lepton_tvm.db.summary import overview
-from lepton_tvm.db.why import explain
+from lepton_tvm.db.tuning_keys import ensure_keys, key_id
+from lepton_tvm.db.views.find_record import find
+from lepton_tvm.db.views.overview import overview
+from lepton_tvm.db.views.why import explain
 from lepton_tvm.errors import InputError
 from tests.db.contract import measurement, trial
 from tests.db.workers import KEY

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from lepton_tvm.db import Database, TrialKey
-from lepton_tvm.db.lookup import find
-from lepton_tvm.db.summary import overview
-from lepton_tvm.db.why import explain
+from lepton_tvm.db.views.find_record import find
+from lepton_tvm.db.views.overview import overview
+from lepton_tvm.db.views.why import explain
 from tests.db.summary_contract import ASKED, fill
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lepton_tvm.db import Database, Winner, open_database
+from lepton_tvm.db.exchange.merge import merge
 from lepton_tvm.db.gc import gc
-from lepton_tvm.db.merge import merge
 from lepton_tvm.errors import DatabaseError, InputError, LeptonError
 from tests.cli.conftest import Lepton, lepton
 from tests.db.contract import OTHER, measurement, trial

@@ -14,8 +14,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from lepton_tvm.db import Database, open_database, schema
-from lepton_tvm.db.merge import merge
-from lepton_tvm.db.place import parse_url
+from lepton_tvm.db.exchange.merge import merge
+from lepton_tvm.db.location import parse_url
 from lepton_tvm.db.tables import Base
 from lepton_tvm.errors import ArtifactError, DatabaseError, DatabaseInputError, InputError
 from tests.db.contract import DatabaseContract, trial

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lepton_tvm.db import Database, Winner, open_database, transfer
+from lepton_tvm.db import Database, Winner, open_database
+from lepton_tvm.db.exchange import archive as transfer
 from lepton_tvm.db.gc import gc
 from lepton_tvm.errors import DatabaseError, InputError
 from tests.db.contract import measurement, trial

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lepton_tvm.bench import bench
-from lepton_tvm.bench.on_device import Engines
+from lepton_tvm.bench.device_engines import Engines
 from lepton_tvm.errors import InputError
-from lepton_tvm.farm.files import SessionFiles
+from lepton_tvm.farm.session_files import SessionFiles
 from lepton_tvm.measure import Rounds
 from tests.artifact import toy
 from tests.cli.conftest import Lepton

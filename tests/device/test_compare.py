@@ -12,7 +12,7 @@ import pytest
 from lepton_tvm.compare import compare
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import ArtifactError, DeviceError, InputError, TargetError
-from lepton_tvm.farm.artifacts import remote_artifacts
+from lepton_tvm.farm.device_artifacts import remote_artifacts
 from lepton_tvm.measure import Machine, Rounds, this_machine
 from lepton_tvm.targets.driver import Device, Devices
 from tests.artifact import toy

@@ -13,13 +13,13 @@ import pytest
 
 from lepton_tvm.errors import DeviceError, InputError
 from lepton_tvm.farm import artifacts_of, open_runner
-from lepton_tvm.farm.farm import DevicePool
-from lepton_tvm.farm.lanes import Queue
-from lepton_tvm.farm.remote import FileHashes, RpcRunner
-from lepton_tvm.farm.tracker import Tracker
+from lepton_tvm.farm.device_pool import DevicePool
+from lepton_tvm.farm.remote_runner import FileHashes, RpcRunner
+from lepton_tvm.farm.request_lanes import Queue
+from lepton_tvm.farm.tracker_client import Tracker
 from lepton_tvm.measure import Rounds, this_machine
-from lepton_tvm.measure.artifacts import LocalArtifacts
-from lepton_tvm.measure.inputs import random_inputs
+from lepton_tvm.measure.loaded_artifacts import LocalArtifacts
+from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 from lepton_tvm.workers import RunResult
 from tests.artifact import toy

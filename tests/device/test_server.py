@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from lepton_tvm.errors import DeviceError, InputError
-from lepton_tvm.farm import DeviceSession, Place, wire
-from lepton_tvm.farm.client import DeviceLost
-from lepton_tvm.farm.files import SessionFiles
-from lepton_tvm.farm.server import Server, is_loopback
+from lepton_tvm.farm import DeviceSession, Place
+from lepton_tvm.farm import rpc_wire as wire
+from lepton_tvm.farm.device_client import DeviceLost
+from lepton_tvm.farm.device_server import Server, is_loopback
+from lepton_tvm.farm.session_files import SessionFiles
 from lepton_tvm.measure import this_machine
 from tests.device import kernels, servers
 from tests.house.test_light_imports import modules_after
@@ -26,7 +27,7 @@ HEAVY = ("tvm", "onnx", "onnxslim", "sqlalchemy", "torch", "typer", "rich", "xgb
 
 def test_a_device_needs_the_runtime_only() -> None:
     loaded = modules_after(
-        "import lepton_tvm.farm.__main__, lepton_tvm.workers.runner; "
+        "import lepton_tvm.farm.__main__, lepton_tvm.workers.local_runner; "
         "import lepton_tvm.workers.run_worker as w; w.warm_up(); "
         "from lepton_tvm.runtime.library import remote_calls; remote_calls('rpc.ServerLoop')"
     )

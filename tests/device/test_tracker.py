@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lepton_tvm.farm import DeviceSession
-from lepton_tvm.farm.farm import farm_target
-from lepton_tvm.farm.listing import list_farm
-from lepton_tvm.farm.tracker import Tracker
+from lepton_tvm.farm.device_pool import farm_target
+from lepton_tvm.farm.tracker_client import Tracker
+from lepton_tvm.farm.tracker_listing import list_farm
 from tests.device import servers
 
 

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from lepton_tvm.db import open_database
 from lepton_tvm.errors import DeviceError, InputError, TargetError
-from lepton_tvm.farm.artifacts import RemoteArtifacts
-from lepton_tvm.farm.farm import farm_target
+from lepton_tvm.farm.device_artifacts import RemoteArtifacts
+from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.measure import Rounds, this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target
 from lepton_tvm.tuning import tune
-from lepton_tvm.tuning.result import Status
+from lepton_tvm.tuning.tune_result import Status
 from tests.device import servers
 
 

@@ -22,7 +22,7 @@ from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.targets import parse_target
 from lepton_tvm.targets.cuda import gpu_of
 from lepton_tvm.workers.kernel_build import build_kernel
-from lepton_tvm.workers.requests import BuildRequest
+from lepton_tvm.workers.trial_requests import BuildRequest
 from tests.cli.conftest import Lepton, lepton
 from tests.gpu.machine_code import FFMA, HMMA, IMMA, opcodes
 

@@ -13,7 +13,14 @@ from lepton_tvm.compiler import build_cuda as device_build
 from lepton_tvm.kernels.gemm import GemmShape, gemm
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
-from lepton_tvm.schedules.cuda.tiles import Tile, Work, best_block, best_tile, cycles, resident
+from lepton_tvm.schedules.cuda.block_tiles import (
+    Tile,
+    Work,
+    best_block,
+    best_tile,
+    cycles,
+    resident,
+)
 from lepton_tvm.targets import parse_target
 from lepton_tvm.targets.cuda import GPUS
 from tests.gpu.banks import SIZES, store_conflicts

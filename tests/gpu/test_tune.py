@@ -17,7 +17,7 @@ from lepton_tvm.artifact import read_manifest
 from lepton_tvm.compiler import build_cuda as device_build
 from lepton_tvm.db import open_database
 from lepton_tvm.errors import TargetError
-from lepton_tvm.farm.farm import farm_target
+from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.measure import this_machine
 from tests.device import servers
 from tests.gpu import emulator

@@ -9,9 +9,9 @@ import pytest
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure import Rounds
-from lepton_tvm.measure.artifacts import LocalArtifacts
+from lepton_tvm.measure.loaded_artifacts import LocalArtifacts
 from lepton_tvm.runtime import Net, load
-from lepton_tvm.runtime.profile import CallProfiler
+from lepton_tvm.runtime.call_times import CallProfiler
 from tests.artifact import toy
 
 X = {"x": np.ones((2, 8), "float32")}
@@ -34,7 +34,7 @@ def test_every_instance_gives_its_share_of_the_samples(
         loaded.append(path.name)
         return load(path, threads=threads)
 
-    monkeypatch.setattr("lepton_tvm.measure.artifacts.load", count)
+    monkeypatch.setattr("lepton_tvm.measure.loaded_artifacts.load", count)
     place = LocalArtifacts()
     place.open(paths, 1)
     found = place.time(list(paths), X, QUICK)

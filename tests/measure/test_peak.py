@@ -20,11 +20,11 @@ import pytest
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure import Rounds, this_machine
 from lepton_tvm.measure.caches import cache_bytes
+from lepton_tvm.measure.peak.amx_chains import TILE_CHAINS, TILE_WORDS, tile_func
 from lepton_tvm.measure.peak.chains import CHAINS, Chain, chain_func, chains_of
+from lepton_tvm.measure.peak.measure_peak import compiled, measure_peaks
+from lepton_tvm.measure.peak.peak_result import Bandwidth, ComputePeak, Peaks
 from lepton_tvm.measure.peak.reads import SUMS, levels, read_func
-from lepton_tvm.measure.peak.result import Bandwidth, ComputePeak, Peaks
-from lepton_tvm.measure.peak.run import compiled, measure_peaks
-from lepton_tvm.measure.peak.tiles import TILE_CHAINS, TILE_WORDS, tile_func
 from lepton_tvm.measure.pinning import pinned, waited
 from lepton_tvm.runtime.net import aligned_copy
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lepton_tvm.measure import this_machine
-from lepton_tvm.measure.peak.result import Bandwidth, ComputePeak, Peaks
-from lepton_tvm.measure.profile import KernelTime, Profile, make_profile
+from lepton_tvm.measure.kernel_profile import KernelTime, Profile, make_profile
+from lepton_tvm.measure.peak.peak_result import Bandwidth, ComputePeak, Peaks
 
 US = 1e-6
 PEAKS = Peaks(

@@ -9,7 +9,7 @@ import pytest
 
 from lepton_tvm import runtime
 from lepton_tvm.errors import ArtifactError
-from lepton_tvm.runtime.profile import CallProfiler
+from lepton_tvm.runtime.call_times import CallProfiler
 from tests.artifact import toy
 
 

@@ -17,9 +17,9 @@ import tvm
 from tvm import te
 
 from lepton_tvm.ir.graph import Array
+from lepton_tvm.kernels.amx_plan import conv2d_geometries, plan_conv2d, plan_matmul, tilings
+from lepton_tvm.kernels.amx_tiles import TILES, TileShape, pack_tile_weight, tile_product
 from lepton_tvm.kernels.conv2d import ConvShape
-from lepton_tvm.kernels.tile_plan import conv2d_geometries, plan_conv2d, plan_matmul, tilings
-from lepton_tvm.kernels.tiles import TILES, TileShape, pack_tile_weight, tile_product
 from lepton_tvm.runtime.threads import run_with_threads
 from lepton_tvm.schedules.base import Choices, Defaults
 from lepton_tvm.schedules.x86.amx import AmxProduct
@@ -192,7 +192,7 @@ def test_a_configuration_of_the_programs_own_is_released() -> None:
 
 _REFUSED = """
 import numpy as np
-from lepton_tvm.kernels.tile_plan import plan_matmul
+from lepton_tvm.kernels.amx_plan import plan_matmul
 from tests.schedules import emulator
 from tests.schedules.test_amx import check
 assert emulator.library().emulator_answer_permission(1) == 0

@@ -190,7 +190,7 @@ def test_a_full_disk_is_told_as_such(
 def test_a_worker_that_dies_of_a_full_disk_is_told_as_such(
     builder: ParallelBuilder, small: BuildRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lepton_tvm.workers.builder.is_full", lambda folder: True)
+    monkeypatch.setattr("lepton_tvm.workers.local_builder.is_full", lambda folder: True)
     assert [a.state for a in builder.build([small])] == ["ok"]
     for desk in builder._desks:
         os.kill(desk.worker.pid, signal.SIGSTOP)

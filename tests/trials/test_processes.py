@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lepton_tvm.workers import LocalRunner, ParallelBuilder, RunRequest
-from lepton_tvm.workers.scratch import Scratch
+from lepton_tvm.workers.scratch_folders import Scratch
 from tests.trials.kernels import argument, line, numbers, output, request
 
 # Builds and runs one kernel at its top level, as people write scripts, then waits.

@@ -15,7 +15,7 @@ import pytest
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure.machine import this_machine
 from lepton_tvm.workers import LocalRunner, ParallelBuilder, RunRequest
-from lepton_tvm.workers.check import difference
+from lepton_tvm.workers.number_check import difference
 from tests.trials.kernels import argument, library, line, numbers, output, request
 
 SHAPES = [(1,), (7,), (3, 5, 11), (1, 1, 1000), (129, 33)]

@@ -15,7 +15,7 @@ from lepton_tvm import runtime
 from lepton_tvm.compiler import compile as compiler
 from lepton_tvm.compiler.tuned import trial_key, tuned_by
 from lepton_tvm.db import open_database
-from lepton_tvm.db.why import explain
+from lepton_tvm.db.views.why import explain
 from lepton_tvm.errors import TrialError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model

@@ -10,7 +10,7 @@ import pytest
 from lepton_tvm.compiler import compile as compiler
 from lepton_tvm.db import open_database
 from lepton_tvm.measure import Estimate
-from lepton_tvm.measure.artifacts import LocalArtifacts
+from lepton_tvm.measure.loaded_artifacts import LocalArtifacts
 from lepton_tvm.model import Model
 from lepton_tvm.tuning import TuneResult, outcome, session
 from lepton_tvm.tuning.confirm import finalists

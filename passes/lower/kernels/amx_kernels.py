@@ -5,9 +5,9 @@ from __future__ import annotations
 from tvm import relax
 
 from lepton_tvm.ir.graph import Array, Expr, constant
+from lepton_tvm.kernels.amx_plan import TilePlan, plan_conv2d, plan_matmul
+from lepton_tvm.kernels.amx_tiles import pack_tile_weight, tile_product
 from lepton_tvm.kernels.conv2d import ConvShape
-from lepton_tvm.kernels.tile_plan import TilePlan, plan_conv2d, plan_matmul
-from lepton_tvm.kernels.tiles import pack_tile_weight, tile_product
 from lepton_tvm.targets import Level
 
 __all__ = ["tiled_conv2d", "tiled_matmul"]

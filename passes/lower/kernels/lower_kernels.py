@@ -54,7 +54,7 @@ class LowerKernels:
     A float 3x3 convolution of stride 1 becomes `winograd_conv2d` where that is estimated to be
     faster, unless `winograd` is False: it rounds more often (see `kernels/winograd.py`).
     Where the target has tile registers and they are estimated to be faster, the geometry and the
-    packing are theirs (see `kernels/tile_plan.py`).
+    packing are theirs (see `kernels/amx_plan.py`).
     An `nn.pad` of the zero point before an integer convolution is absorbed by the kernel's copy.
     A product of two activations becomes `call_tir(batch_matmul, ...)`, which packs the second one
     at run time, reads both through the reshapes and transpositions before it, and stores its result

@@ -10,8 +10,8 @@ from lepton_tvm.ir.graph import Array, Expr
 from lepton_tvm.kernels.conv2d import ConvShape, pack_conv2d_weight
 from lepton_tvm.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.kernels.matmul import MatmulShape, pack_matmul_weight
-from lepton_tvm.kernels.matrix_conv2d import matrix_conv2d
-from lepton_tvm.kernels.matrix_matmul import MATRIX_DEPTH, matrix_matmul
+from lepton_tvm.kernels.mmla_conv2d import matrix_conv2d
+from lepton_tvm.kernels.mmla_matmul import MATRIX_DEPTH, matrix_matmul
 from lepton_tvm.kernels.register_tile import RegisterTile
 from lepton_tvm.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from lepton_tvm.kernels.winograd_plan import WinogradPlan

@@ -1,0 +1,1 @@
+"""Records that leave a database or come from another one: export, import, merge."""
