@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from lepton_tvm.db import open_database
-from tests.db.postgres import Server, lacking, running_server
+from tests.support.postgres import Server, lacking, running_server
+
+# a busy machine must not fail a test
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,10 @@ from lepton_tvm.passes.lower.legalize.legalize import _nearbyint
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
 from lepton_tvm.targets import Target
-from tests.schedules.reference import conv2d_reference, scheduled
 from tests.schedules.test_conv2d import SIZES, WINDOWS, case, notes
 from tests.schedules.test_image import LAYERS, _packed
 from tests.schedules.test_matmul import PRODUCTS
+from tests.support.kernels import conv2d_reference, scheduled
 
 __all__ = ["Case", "cases", "marks", "values"]
 

@@ -29,7 +29,7 @@ from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
 from tests import zoo
 from tests.arm.machine import machine
-from tests.device.servers import Running, started
+from tests.support.servers import Running, started
 
 #: processor of qemu -> target of the code for it
 PROCESSORS = {"cortex-a72": "arm:cortex-a72", "cortex-a76": "arm:cortex-a76", "max": "arm:i8mm"}

@@ -20,7 +20,7 @@ from lepton_tvm.workers import Argument, BuildRequest, RunRequest, RunResult
 from lepton_tvm.workers.kernel_build import build_kernel
 from tests.arm.cases import marks, values
 from tests.arm.machine import machine
-from tests.device import servers
+from tests.support import servers
 
 TARGET, CPU = "arm:cortex-a76", "cortex-a76"
 ROWS, DEPTH, COLUMNS = 37, 64, 72

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lepton_tvm import artifact
 from lepton_tvm.artifact.container import MAGIC, pack
 from lepton_tvm.errors import ArtifactError
-from tests.artifact import toy
+from tests.support import toy_artifact as toy
 
 CODE = b"\x7fELF" + bytes(range(256)) * 4
 

@@ -11,7 +11,7 @@ import pytest
 
 from lepton_tvm.artifact import writer
 from lepton_tvm.errors import ArtifactError
-from tests.artifact import toy
+from tests.support import toy_artifact as toy
 
 
 def test_toy_is_small_and_leaves_nothing_beside_it(tmp_path: Path) -> None:

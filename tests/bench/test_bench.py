@@ -26,7 +26,7 @@ from lepton_tvm.errors import InputError, ModelError, TargetError
 from lepton_tvm.measure import Rounds
 from lepton_tvm.measure.timing_inputs import read_arrays, write_arrays
 from lepton_tvm.targets import ISAS, best_isa
-from tests.artifact import toy
+from tests.support import toy_artifact as toy
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
 needs_onnxruntime = pytest.mark.skipif(

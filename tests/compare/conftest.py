@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lepton_tvm.db import Database, open_database
-from tests.artifact import toy
 from tests.cli.conftest import lepton
+from tests.support import toy_artifact as toy
 
 __all__ = ["add", "db", "lepton"]
 

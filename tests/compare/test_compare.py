@@ -14,7 +14,7 @@ from lepton_tvm.compare import Comparison, compare
 from lepton_tvm.db import Database
 from lepton_tvm.errors import ArtifactError, DatabaseError, InputError, RequirementError
 from lepton_tvm.measure import Rounds
-from tests.artifact import toy
+from tests.support import toy_artifact as toy
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
 X = np.random.default_rng(2).standard_normal((20, 8)).astype("float32")

@@ -19,11 +19,11 @@ from lepton_tvm.db.location import parse_url
 from lepton_tvm.db.tables import Base
 from lepton_tvm.errors import ArtifactError, DatabaseError, DatabaseInputError, InputError
 from tests.db.contract import DatabaseContract, trial
-from tests.db.postgres import PASSWORD, Server
 from tests.db.process_contract import ProcessContract
 from tests.db.summary_contract import SummaryContract
 from tests.db.tuning_contract import TuningContract
 from tests.db.workers import KEY
+from tests.support.postgres import PASSWORD, Server
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from onnx.external_data_helper import set_external_data
 
 from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend import load_model
-from tests.frontend.models import assert_agrees, conv_net
+from tests.support.onnx_models import assert_agrees, conv_net
 
 DATA = "weights.bin"
 

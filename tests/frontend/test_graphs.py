@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lepton_tvm.frontend import load_model
-from tests.frontend.models import FLOAT, INT64, Graph, assert_agrees, conv_net, run_model
+from tests.support.onnx_models import FLOAT, INT64, Graph, assert_agrees, conv_net, run_model
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is the oracle of these tests")
 

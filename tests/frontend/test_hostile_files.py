@@ -13,7 +13,7 @@ from onnx import helper
 
 from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend import load_model
-from tests.frontend.models import Graph, conv_net
+from tests.support.onnx_models import Graph, conv_net
 
 
 def refused(path: Path, match: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend import load_model
-from tests.frontend.models import INT64, Graph, assert_agrees, conv_net
+from tests.support.onnx_models import INT64, Graph, assert_agrees, conv_net
 
 
 def net(folder: Path, shape: Sequence[int | str]) -> Path:

@@ -19,7 +19,7 @@ from tvm import relax
 from lepton_tvm.errors import InputError, ModelError
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model, Step, TensorInfo
-from tests.frontend.models import Graph, conv_net
+from tests.support.onnx_models import Graph, conv_net
 
 
 @pytest.fixture(scope="module")

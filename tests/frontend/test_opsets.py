@@ -14,7 +14,7 @@ from onnx import helper
 
 from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend import load_model
-from tests.frontend.models import Graph, assert_agrees, clip, conv_net
+from tests.support.onnx_models import Graph, assert_agrees, clip, conv_net
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is the oracle of these tests")
 

@@ -10,7 +10,7 @@ import pytest
 from lepton_tvm.compiler import pipeline
 from lepton_tvm.frontend import load_model, save_model
 from tests import zoo
-from tests.frontend.models import random_inputs, relative_error, run_reference
+from tests.support.onnx_models import random_inputs, relative_error, run_reference
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is the oracle of these tests")
 

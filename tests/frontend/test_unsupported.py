@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lepton_tvm.frontend import Unsupported, UnsupportedModelError, load_model
-from tests.frontend.models import FLOAT, INT64, Graph
+from tests.support.onnx_models import FLOAT, INT64, Graph
 
 
 def refused(path: Path) -> UnsupportedModelError:

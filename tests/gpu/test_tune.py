@@ -19,8 +19,8 @@ from lepton_tvm.db import open_database
 from lepton_tvm.errors import TargetError
 from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.measure import this_machine
-from tests.device import servers
 from tests.gpu import emulator
+from tests.support import servers
 
 TARGET = "cuda:sm_80"
 TRIALS = 12

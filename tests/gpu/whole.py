@@ -19,7 +19,7 @@ from lepton_tvm.runtime.library import cuda_runtime
 from lepton_tvm.workers.kernel_build import build_kernel
 from lepton_tvm.workers.kernel_run import run_kernel
 from lepton_tvm.workers.trial_requests import Argument, BuildRequest, RunRequest, RunResult
-from tests.passes.check import run
+from tests.support.graphs import run
 
 __all__ = ["answer", "both", "trial"]
 

@@ -28,7 +28,7 @@ from lepton_tvm.measure.peak.reads import SUMS, levels, read_func
 from lepton_tvm.measure.pinning import pinned, waited
 from lepton_tvm.runtime.net import aligned_copy
 from lepton_tvm.targets import ISAS, best_isa, cpu_flags, parse_target
-from tests.schedules import emulator
+from tests.support import isa_emulator as emulator
 
 Array = npt.NDArray[Any]
 SLICES, STEPS = 3, 5

@@ -14,7 +14,7 @@ import pytest
 from lepton_tvm import runtime
 from lepton_tvm.errors import ArtifactError, InputError, TargetError
 from lepton_tvm.runtime import loader
-from tests.artifact import toy
+from tests.support import toy_artifact as toy
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from lepton_tvm import runtime
 from lepton_tvm.errors import InputError
-from tests.artifact import toy
+from tests.support import toy_artifact as toy
 
 X = np.random.default_rng(1).standard_normal((2, 8)).astype("float32")
 Y = np.maximum(X @ toy.WEIGHT, 0)

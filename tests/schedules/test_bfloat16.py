@@ -25,8 +25,8 @@ from lepton_tvm.kernels.register_tile import RegisterTile, choose_channel_tile, 
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D, ELEMENTWISE, MATMUL
 from lepton_tvm.targets import ISAS, parse_target
-from tests.schedules.reference import conv2d_reference, needs, run_kernel
 from tests.schedules.test_conv2d import SIZES, WINDOWS, notes
+from tests.support.kernels import conv2d_reference, needs, run_kernel
 
 ISA = "bf16"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

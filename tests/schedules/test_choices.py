@@ -14,8 +14,8 @@ from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, best_isa
-from tests.schedules.reference import UNITS, conv2d_reference, largest_weight, operands, run_kernel
 from tests.schedules.test_conv2d import case, notes
+from tests.support.kernels import UNITS, conv2d_reference, largest_weight, operands, run_kernel
 
 
 @dataclass

@@ -17,8 +17,8 @@ from lepton_tvm.kernels.depthwise_int8 import lines_per_word
 from lepton_tvm.kernels.register_tile import RegisterTile, choose_channel_tile, choose_tile
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, Level, best_isa
-from tests.schedules.reference import UNITS as ALL_UNITS
-from tests.schedules.reference import (
+from tests.support.kernels import UNITS as ALL_UNITS
+from tests.support.kernels import (
     conv2d_reference,
     largest_weight,
     needs,

@@ -13,7 +13,7 @@ from tvm import relax
 from lepton_tvm.compiler.pipeline import TIR_PIPELINE, lower
 from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.targets import parse_target
-from tests.quantize.graphs import Net, model_of, net
+from tests.support.quantized_graphs import Net, model_of, net
 
 
 def _write(n: Net, x: Any) -> Any:

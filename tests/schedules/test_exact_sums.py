@@ -12,7 +12,7 @@ from lepton_tvm.ir.graph import Array, constant
 from lepton_tvm.kernels.dot import LARGEST_SUM, dot_candidates, in_words, is_exact, largest_sums
 from lepton_tvm.passes.lower.kernels.lower_kernels import LowerKernels
 from lepton_tvm.targets import ISAS, parse_target
-from tests.schedules.reference import needs
+from tests.support.kernels import needs
 
 NO_VNNI = [isa.name for isa in ISAS.values() if not isa.dot4]
 SIGNS = [(1, 1, 1, 1), (-1, -1, -1, -1), (1, 1, -1, -1), (1, -1, 1, -1)]

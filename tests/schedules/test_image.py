@@ -15,8 +15,8 @@ from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, ELEMENTWISE
 from lepton_tvm.targets import ISAS, best_isa, parse_target
-from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
 from tests.schedules.test_conv2d import notes
+from tests.support.kernels import conv2d_reference, needs, operands, run_kernel
 
 # batch, height, width, channels, filters, kernel, strides, padding, dilation
 LAYERS = {

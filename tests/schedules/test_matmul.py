@@ -9,7 +9,7 @@ from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.x86 import MATMUL
 from lepton_tvm.targets import ISAS
-from tests.schedules.reference import UNITS, largest_weight, needs, operands, run_kernel
+from tests.support.kernels import UNITS, largest_weight, needs, operands, run_kernel
 
 # leading dimensions, depth, columns
 PRODUCTS = [

@@ -11,7 +11,7 @@ from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.schedules.x86 import MATMUL
 from lepton_tvm.targets import best_isa, parse_target
-from tests.schedules.reference import operands, run_kernel
+from tests.support.kernels import operands, run_kernel
 
 
 def _case(rows: int, depth: int) -> tuple[MatmulShape, dict[str, int]]:

@@ -16,7 +16,7 @@ from lepton_tvm.kernels import rows
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import ROWS
 from lepton_tvm.targets import ISAS, parse_target
-from tests.schedules.reference import needs
+from tests.support.kernels import needs
 
 SHAPES = [(1, 2), (3, 7), (2, 3, 16), (5, 21), (4, 49), (2, 3, 50), (3, 197), (1, 384), (2, 1000)]
 

@@ -15,8 +15,8 @@ from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, win
 from lepton_tvm.kernels.winograd_plan import WinogradPlan
 from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS, Isa, best_isa
-from tests.schedules.reference import conv2d_reference, needs, operands, run_kernel
 from tests.schedules.test_choices import Answer
+from tests.support.kernels import conv2d_reference, needs, operands, run_kernel
 
 # batch, height, width, padding, channels and filters in registers
 SHAPES = [

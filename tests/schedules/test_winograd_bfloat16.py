@@ -15,8 +15,8 @@ from lepton_tvm.kernels.register_tile import dividing_tile, ranked_tiles
 from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
 from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS
-from tests.schedules.reference import conv2d_reference, needs, run_kernel
 from tests.schedules.test_winograd import SHAPES
+from tests.support.kernels import conv2d_reference, needs, run_kernel
 
 ISA = ISAS["bf16"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -17,8 +17,8 @@ from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model
 from lepton_tvm.tuning import session
-from tests.db.postgres import Server
-from tests.tuning.runs import Flatterer
+from tests.support.postgres import Server
+from tests.support.searches import Flatterer
 
 
 @pytest.fixture(scope="session")

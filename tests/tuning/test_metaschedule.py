@@ -14,7 +14,7 @@ from tvm.s_tir.meta_schedule.database import JSONDatabase, TuningRecord, Workloa
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import InputError
 from lepton_tvm.tuning.metaschedule import LeptonDatabase, workload_hash
-from tests.tuning.scale import TARGET, Scale, fill, scheduled
+from tests.support.scale import TARGET, Scale, fill, scheduled
 
 
 def test_it_answers_as_tvms_own_database(db: Database, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lepton_tvm.tuning.metaschedule_json import (
 )
 from lepton_tvm.tuning.traces import KINDS, check_trace
 from tests.cli.conftest import Lepton, lepton
-from tests.tuning.scale import TARGET, Scale, fill, scheduled
+from tests.support.scale import TARGET, Scale, fill, scheduled
 
 __all__ = ["lepton"]
 

@@ -25,7 +25,7 @@ from lepton_tvm.tuning.metaschedule_json import RECORDS, WORKLOADS, export_metas
 from lepton_tvm.tuning.search import Search
 from lepton_tvm.tuning.space import ZERO_TRIAL
 from lepton_tvm.workers import BuildRequest, Built, ParallelBuilder
-from tests.tuning.runs import hashes_of, run, stored
+from tests.support.searches import hashes_of, run, stored
 
 TRIALS = 40
 

@@ -13,7 +13,7 @@ from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.frontend import load_model
 from lepton_tvm.model import Model
 from lepton_tvm.tuning import parse_budget, tune
-from tests.tuning.runs import run
+from tests.support.searches import run
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lepton_tvm.tuning.confirm import finalists
 from lepton_tvm.tuning.trial_loop import TrialLoop
 from lepton_tvm.tuning.whole_model import SideBySide
 from lepton_tvm.workers import LocalRunner, RunRequest, RunResult
-from tests.tuning.runs import Liar, run
+from tests.support.searches import Liar, run
 
 
 def test_a_candidate_with_other_numbers_never_wins(

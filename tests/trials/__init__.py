@@ -1,1 +1,0 @@
-"""Builders and runners of candidate kernels."""
