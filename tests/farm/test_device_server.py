@@ -28,7 +28,7 @@ HEAVY = ("tvm", "onnx", "onnxslim", "sqlalchemy", "torch", "typer", "rich", "xgb
 
 def test_a_device_needs_the_runtime_only() -> None:
     loaded = modules_after(
-        "import lepton_tvm.farm.__main__, lepton_tvm.workers.local_runner; "
+        "import lepton_tvm.bench.device_main, lepton_tvm.workers.local_runner; "
         "import lepton_tvm.workers.run_worker as w; w.warm_up(); "
         "from lepton_tvm.runtime.library import remote_calls; remote_calls('rpc.ServerLoop')"
     )
