@@ -23,12 +23,10 @@ class Bounds:
 
 
 def bounds_of(call: Expr) -> Bounds | None:
-    """The bounds that a relu, relu6, clip, maximum or minimum (with a scalar) sets, or None."""
+    """The bounds that a relu, clip, maximum or minimum (with a scalar) sets, or None."""
     name = op_name(call)
     if name == "relax.nn.relu":
         return Bounds(call.args[0], 0.0, math.inf)
-    if name == "relax.nn.relu6":
-        return Bounds(call.args[0], 0.0, 6.0)
     if name == "relax.clip":
         if not all(isinstance(a, tirx.FloatImm | tirx.IntImm) for a in call.args[1:]):
             return None

@@ -9,14 +9,13 @@ from tvm import relax
 
 from lepton_tvm.errors import CompileError
 from lepton_tvm.ir.graph import Expr, bindings_of, is_constant, main_of, op_name, shape_of
+from lepton_tvm.ir.ops import COLUMNS, OPS, named
 
 __all__ = ["MACS_OPS", "call_macs", "macs", "macs_by_name", "params", "weight_bytes"]
 
-_CONV = frozenset({"relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"})
-_CONV_TRANSPOSE = frozenset(
-    {"relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose", "relax.nn.conv3d_transpose"}
-)
-MACS_OPS = _CONV | _CONV_TRANSPOSE | {"relax.matmul"}
+_Shape = tuple[int, ...]
+
+MACS_OPS = named("macs", *COLUMNS["macs"])
 """Names of the ops whose multiply-adds are counted; all others count as zero."""
 
 
@@ -40,20 +39,34 @@ def call_macs(call: Expr) -> int:
 
     0 when it is none of `MACS_OPS` or a shape is not static.
     """
-    name = op_name(call)
-    if name not in MACS_OPS:
+    op = OPS.get(op_name(call))
+    if op is None or not op.macs:
         return 0
     try:
         data, weight, out = (shape_of(e) for e in (call.args[0], call.args[1], call))
     except CompileError:
         return 0
-    if name == "relax.matmul":
-        return math.prod(out) * data[-1]
-    layout = str(call.attrs.kernel_layout)
-    if name in _CONV:  # kernel [.., I/groups, O]: every output element reads I/groups * KH * KW
-        return math.prod(out) * (math.prod(weight) // weight[layout.index("O")])
-    # kernel [I, O/groups, ..]: every input element is spread over O/groups * KH * KW
-    return math.prod(data) * (math.prod(weight) // weight[layout.index("I")])
+    return _COUNTS[op.macs](call, data, weight, out)
+
+
+def _conv(call: Expr, data: _Shape, weight: _Shape, out: _Shape) -> int:
+    """Kernel [.., I/groups, O]: every output element reads I/groups * KH * KW."""
+    made = weight[str(call.attrs.kernel_layout).index("O")]
+    return math.prod(out) * (math.prod(weight) // made)
+
+
+def _conv_transpose(call: Expr, data: _Shape, weight: _Shape, out: _Shape) -> int:
+    """Kernel [I, O/groups, ..]: every input element is spread over O/groups * KH * KW."""
+    read = weight[str(call.attrs.kernel_layout).index("I")]
+    return math.prod(data) * (math.prod(weight) // read)
+
+
+def _matmul(call: Expr, data: _Shape, weight: _Shape, out: _Shape) -> int:
+    return math.prod(out) * data[-1]
+
+
+# The words of the column `macs` of `ir/ops.py`.
+_COUNTS = {"conv": _conv, "conv_transpose": _conv_transpose, "matmul": _matmul}
 
 
 def params(module: tvm.IRModule) -> int:

@@ -18,6 +18,7 @@ from lepton_tvm.ir.graph import (
     shape_of,
     with_attrs,
 )
+from lepton_tvm.ir.ops import named
 
 __all__ = [
     "LINEAR_OPS",
@@ -32,7 +33,7 @@ __all__ = [
     "with_data",
 ]
 
-LINEAR_OPS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
+LINEAR_OPS = named("linear", True)
 
 
 def channel_axis(call: Expr) -> int:

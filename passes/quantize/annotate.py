@@ -19,6 +19,7 @@ from tvm import relax
 
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir import graph as g
+from lepton_tvm.ir.ops import OPS
 from lepton_tvm.passes.base import Skipped
 from lepton_tvm.passes.quantize import ops
 from lepton_tvm.passes.quantize.config import QuantizeConfig
@@ -27,12 +28,10 @@ from lepton_tvm.passes.quantize.plan import Plan
 
 __all__ = ["annotate"]
 
+# Words of the column `quantize` of `ir/ops.py` -> why those ops stay in float.
 _REASONS = {
-    "softmax": "kept in float: its result needs more than 8 bits",
-    "log_softmax": "kept in float: its result needs more than 8 bits",
-    "layer_norm": "kept in float: mean and variance need more than 8 bits",
-    "group_norm": "kept in float: mean and variance need more than 8 bits",
-    "instance_norm": "kept in float: mean and variance need more than 8 bits",
+    "float_moments": "kept in float: mean and variance need more than 8 bits",
+    "float_result": "kept in float: its result needs more than 8 bits",
 }
 
 
@@ -103,7 +102,7 @@ class _Annotator:
         return "its weight is quantized already" if g.op_name(made) == "relax.dequantize" else None
 
     def _check_skip_patterns(self) -> None:
-        kinds = (*ops.ANCHORS, *ops.POOLS, "relax.concat")
+        kinds = ops.ANCHORS | ops.POOLS | ops.JOINS
         names = [v.name for v, call in self.made.items() if g.op_name(call) in kinds]
         for pattern in self.config.skip:
             if not any(fnmatchcase(n, pattern) for n in names):
@@ -132,7 +131,7 @@ class _Annotator:
         """Pools, means and concats that int8 kernels feed read uint8."""
         for var, call in self.made.items():
             op = g.op_name(call)
-            if op not in ops.POOLS and op != "relax.concat":
+            if op not in ops.POOLS | ops.JOINS:
                 continue
             reason = self._pool_reason(var, call)
             if reason:
@@ -140,7 +139,7 @@ class _Annotator:
                 continue
             self.pooled.add(var)
             self.demanded.update(ops.data_operands(call))
-            if op == "relax.concat":
+            if op in ops.JOINS:
                 self.demanded.add(var)
 
     def _pool_reason(self, var: relax.Var, call: g.Expr) -> str | None:
@@ -153,7 +152,7 @@ class _Annotator:
             return f"{g.dtype_of(operands[0])} data"
         if not all(self._comes_from_int8(o) for o in operands):
             return "not fed by int8 kernels"
-        if g.op_name(call) != "relax.concat":
+        if g.op_name(call) not in ops.JOINS:
             return ops.pool_obstacle(call)
         return None if self._reaches_anchor(var) else "no int8 kernel reads the result"
 
@@ -238,7 +237,7 @@ class _Annotator:
         """The operand of a concat that nobody else reads takes the scale of the concat."""
         for var in self.pooled:
             call = self.made[var]
-            if g.op_name(call) != "relax.concat":
+            if g.op_name(call) not in ops.JOINS:
                 continue
             for operand in ops.data_operands(call):
                 alone = len(self.readers[operand]) == 1 and operand in self.made
@@ -260,9 +259,9 @@ class _Annotator:
 
 
 def _general_reason(op: str, call: g.Expr) -> str:
-    short = op.rsplit(".", 1)[-1]
-    if short in _REASONS:
-        return _REASONS[short]
+    row = OPS.get(op)
+    if row is not None and row.quantize in _REASONS:
+        return _REASONS[row.quantize]
     dtypes = {g.dtype_of(o) for o in ops.data_operands(call) if _is_tensor(o)}
     other = sorted(dtypes - {"float32"})
     if other:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Set
 
 from tvm import relax
 
@@ -19,8 +19,8 @@ class Flow:
     which TVM's FuseOps grows an epilogue (Boehm et al. and Relay's operator fusion).
     """
 
-    def __init__(self, func: relax.Function, elementwise: Sequence[str]) -> None:
-        self._elementwise = frozenset(elementwise)
+    def __init__(self, func: relax.Function, elementwise: Set[str]) -> None:
+        self._elementwise = elementwise
         self._readers = g.consumers(func)
         self._made = g.definitions(func)
         self._parent: dict[relax.Var, relax.Var | None] = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_tvm.ir.graph import Expr, const_array, dtype_of, is_constant, op_name, shape_of
+from lepton_tvm.ir.ops import named
 from lepton_tvm.passes.quantize.qparams import INT32_MAX, U8_MAX, W_MAX
 
 __all__ = [
     "ANCHORS",
     "ELEMENTWISE",
+    "JOINS",
     "PASSTHROUGH",
     "POOLS",
     "anchor_obstacle",
@@ -24,49 +26,17 @@ __all__ = [
     "weight_axis",
 ]
 
-ANCHORS = ("relax.nn.conv2d", "relax.matmul")
-# The values of the result are values of the operand: quantization commutes with these.
-PASSTHROUGH = (
-    "relax.nn.max_pool2d",
-    "relax.reshape",
-    "relax.permute_dims",
-    "relax.squeeze",
-    "relax.expand_dims",
-    "relax.flatten",
-    "relax.strided_slice",
-    "relax.image.resize2d",  # nearest neighbour only, see `passes_through`
-)
+ANCHORS = named("quantize", "anchor")
+# The values of the result are values of the operand: quantization commutes with these. Some of them
+# do so for the nearest neighbour only, see `passes_through`.
+_NEAREST = named("quantize", "pass_nearest")
+PASSTHROUGH = named("quantize", "pass") | _NEAREST
 # Averages, done as int32 sums.
-POOLS = ("relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d", "relax.mean")
+POOLS = named("quantize", "pool")
+# Operands side by side, with one scale.
+JOINS = named("quantize", "join")
 # Cheap maps of equal or broadcast shape: they ride in the epilogue of the kernel before them.
-ELEMENTWISE = (
-    "relax.abs",
-    "relax.add",
-    "relax.clip",
-    "relax.divide",
-    "relax.erf",
-    "relax.exp",
-    "relax.log",
-    "relax.maximum",
-    "relax.minimum",
-    "relax.multiply",
-    "relax.negative",
-    "relax.nn.gelu",
-    "relax.nn.gelu_tanh",
-    "relax.nn.leakyrelu",
-    "relax.nn.prelu",
-    "relax.nn.relu",
-    "relax.nn.selu",
-    "relax.nn.silu",
-    "relax.nn.softplus",
-    "relax.power",
-    "relax.rsqrt",
-    "relax.sigmoid",
-    "relax.sqrt",
-    "relax.square",
-    "relax.subtract",
-    "relax.tanh",
-)
+ELEMENTWISE = named("quantize", "elementwise")
 
 
 def weight_axis(call: Expr) -> int:
@@ -76,16 +46,16 @@ def weight_axis(call: Expr) -> int:
 
 def data_operands(call: Expr) -> tuple[Expr, ...]:
     """The tensor operands of a call: the fields of a tuple operand, else its arguments."""
-    if op_name(call) == "relax.concat":
+    if op_name(call) in JOINS:
         return tuple(call.args[0].fields) if hasattr(call.args[0], "fields") else ()
-    if op_name(call) in (*PASSTHROUGH, *POOLS):
+    if op_name(call) in PASSTHROUGH | POOLS:
         return (call.args[0],)
     return tuple(call.args)
 
 
 def passes_through(call: Expr) -> bool:
     """Whether every value of the result is a value of the operand, so that uint8 can pass."""
-    if op_name(call) == "relax.image.resize2d":
+    if op_name(call) in _NEAREST:
         return str(call.attrs.method) == "nearest_neighbor"
     return op_name(call) in PASSTHROUGH
 

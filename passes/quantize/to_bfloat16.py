@@ -11,27 +11,17 @@ import tvm
 from tvm import relax
 
 from lepton_tvm.ir import graph as g
+from lepton_tvm.ir.ops import named
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.quantize import ops
 from lepton_tvm.passes.quantize.flow import Flow
 
 __all__ = ["ToBfloat16"]
 
-# Ops of whose kernels a widening cast becomes a part, beside those of `ops`.
-_WIDENING = ("relax.concat", "relax.max", "relax.min", "relax.sum", "relax.nn.pad")
 # Ops with bfloat16 in and out: they move values, or take averages in float32 and round those.
-_MOVING = (
-    "relax.concat",
-    "relax.mean",
-    "relax.nn.avg_pool2d",
-    "relax.expand_dims",
-    "relax.flatten",
-    "relax.nn.max_pool2d",
-    "relax.permute_dims",
-    "relax.reshape",
-    "relax.squeeze",
-    "relax.strided_slice",
-)
+_MOVING = named("bfloat16", "moves")
+# Ops of whose kernels a widening cast becomes a part.
+_WIDENING = _MOVING | named("bfloat16", "widens")
 
 
 @dataclass(frozen=True)
@@ -182,8 +172,7 @@ class _Writer:
         """Whether a binding reads bfloat16, or widens it at no cost; a returned value is plain."""
         if reader.var.same_as(var) or reader.var in self.anchors:
             return True
-        known = (*ops.ELEMENTWISE, *ops.PASSTHROUGH, *ops.POOLS, *_WIDENING)
-        return g.op_name(reader.value) in known
+        return g.op_name(reader.value) in _WIDENING
 
 
 def _obstacle(call: g.Expr) -> str | None:

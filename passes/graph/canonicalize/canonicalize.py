@@ -41,11 +41,9 @@ __all__ = ["RULES", "Canonicalize"]
 Rule: TypeAlias = Callable[[GraphBuilder, Expr], "Expr | None"]
 
 _BOUNDS: tuple[Rule, ...] = (arithmetic.merge_bounds,)
-_LINE: tuple[Rule, ...] = (lines.sink_line_reshape,)
 _REDUCTION: tuple[Rule, ...] = (shapes.keep_reduced_dims,)
 
-# Op -> rules, tried in order; the first that answers wins and the result is visited again.
-RULES: dict[str, tuple[Rule, ...]] = {
+_OWN: dict[str, tuple[Rule, ...]] = {
     "call_tir:maximum": (arithmetic.bound_from_primfunc,),
     "call_tir:minimum": (arithmetic.bound_from_primfunc,),
     "call_tir:mirror_pad": (shapes.pad_from_primfunc,),
@@ -56,11 +54,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
         arithmetic.drop_neutral,
         arithmetic.fit_constant_rank,
         arithmetic.merge_constants,
-        lines.sink_line_reshape,
     ),
     "relax.astype": (shapes.drop_same_shape,),
     "relax.broadcast_to": (shapes.drop_same_shape,),
-    "relax.clip": _BOUNDS + _LINE,
+    "relax.clip": _BOUNDS,
     "relax.concat": (shapes.drop_same_shape,),
     "relax.divide": (arithmetic.divide_to_multiply,),
     "relax.expand_dims": (shapes.to_reshape,),
@@ -75,7 +72,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
         arithmetic.drop_neutral,
         arithmetic.fit_constant_rank,
         arithmetic.merge_constants,
-        lines.sink_line_reshape,
     ),
     "relax.nn.adaptive_avg_pool2d": (arithmetic.global_pool_to_mean,),
     "relax.nn.avg_pool1d": (lines.widen_pool1d,),
@@ -83,23 +79,25 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.nn.conv1d": (lines.widen_conv1d,),
     "relax.nn.conv1d_transpose": (lines.widen_conv1d_transpose,),
     "relax.nn.conv2d": (shapes.fold_pad_into_conv,),
-    "relax.nn.leakyrelu": _LINE,
     "relax.nn.max_pool1d": (lines.widen_pool1d,),
     "relax.nn.pad": (shapes.drop_same_shape,),
-    "relax.nn.relu": _BOUNDS + _LINE,
-    "relax.nn.relu6": _BOUNDS,
+    "relax.nn.relu": _BOUNDS,
     "relax.permute_dims": (turn_quantized_weight, shapes.compose_permutes),
     "relax.power": (arithmetic.power_to_multiply,),
     "relax.reshape": (shapes.drop_same_shape, shapes.merge_reshapes),
     "relax.shape_to_tensor": (shapes.shape_to_constant,),
-    "relax.sigmoid": _LINE,
     "relax.squeeze": (shapes.to_reshape,),
     "relax.strided_slice": (shapes.drop_same_shape,),
     "relax.subtract": (arithmetic.subtract_to_add,),
     "relax.sum": _REDUCTION,
     "relax.take": (shapes.slice_from_take,),
-    "relax.tanh": _LINE,
     "relax.where": (shapes.select_known,),
+}
+_LINES: dict[str, tuple[Rule, ...]] = dict.fromkeys(lines.THROUGH, (lines.sink_line_reshape,))
+
+#: Op -> rules, tried in order; the first that answers wins and the result is visited again.
+RULES: dict[str, tuple[Rule, ...]] = {
+    op: _OWN.get(op, ()) + _LINES.get(op, ()) for op in sorted({*_OWN, *_LINES})
 }
 
 _MAX_ROUNDS = 50

@@ -15,10 +15,11 @@ from lepton_tvm.ir.graph import (
     consumers,
     op_name,
 )
+from lepton_tvm.ir.ops import named
 
 __all__ = ["quantized_weights", "turn_quantized_weight"]
 
-_ANCHORS = ("relax.nn.conv2d", "relax.matmul")
+_ANCHORS = named("quantize", "anchor")
 
 
 def quantized_weights(func: relax.Function) -> frozenset[relax.Var]:

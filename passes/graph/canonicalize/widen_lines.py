@@ -19,25 +19,20 @@ from lepton_tvm.ir.graph import (
     shape_of,
     with_args,
 )
+from lepton_tvm.ir.ops import named
 
-__all__ = ["sink_line_reshape", "widen_conv1d", "widen_conv1d_transpose", "widen_pool1d"]
+__all__ = [
+    "THROUGH",
+    "sink_line_reshape",
+    "widen_conv1d",
+    "widen_conv1d_transpose",
+    "widen_pool1d",
+]
 
-# Ops between two ops of one dimension through which a reshape moves down.
-_ELEMENTWISE = (
-    "relax.add",
-    "relax.clip",
-    "relax.multiply",
-    "relax.nn.leakyrelu",
-    "relax.nn.relu",
-    "relax.sigmoid",
-    "relax.tanh",
-)
-_SOURCES = (
-    "relax.nn.avg_pool2d",
-    "relax.nn.conv2d",
-    "relax.nn.conv2d_transpose",
-    "relax.nn.max_pool2d",
-)
+#: Ops between two ops of one dimension through which a reshape moves down.
+THROUGH = named("line", "through")
+# Where it starts.
+_SOURCES = named("line", "source")
 
 
 def sink_line_reshape(g: GraphBuilder, call: Expr) -> Expr | None:
@@ -77,7 +72,7 @@ def _is_line(g: GraphBuilder, data: Expr) -> bool:
     if len(shape) != 4 or shape[2] != 1:
         return False
     made = g.value(data)
-    while op_name(made) in _ELEMENTWISE and isinstance(made.args[0], relax.Var):
+    while op_name(made) in THROUGH and isinstance(made.args[0], relax.Var):
         if made is g.value(made.args[0]):
             return False
         made = g.value(made.args[0])

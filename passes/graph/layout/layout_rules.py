@@ -8,8 +8,9 @@ from typing import TypeAlias
 from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, const_array, constant, op_name, shape_of, with_attrs
+from lepton_tvm.ir.ops import OPS
 from lepton_tvm.passes.graph.layout import layout_movement as movement
-from lepton_tvm.passes.graph.layout.layout_elementwise import ELEMENTWISE, follow_elementwise
+from lepton_tvm.passes.graph.layout.layout_elementwise import follow_elementwise
 from lepton_tvm.passes.graph.layout.layout_tensors import (
     Layouts,
     Tensor,
@@ -130,35 +131,25 @@ def _normalization(layouts: Layouts, call: Expr) -> Tensor | None:
     return layouts.made_last(with_attrs(call, args, axes=axes, channel_axis=channel))
 
 
+# The words of the column `layout` of `ir/ops.py`; `no_form` has no rule.
+_BY_WORD: dict[str, Rule] = {
+    "arg_reduction": _arg_reduction,
+    "concat": movement.follow_concat,
+    "conv2d": _conv2d,
+    "conv2d_transpose": _conv2d_transpose,
+    "elementwise": follow_elementwise,
+    "normalization": _normalization,
+    "one_axis": _one_axis,
+    "pad": movement.follow_pad,
+    "permute": movement.follow_permute_dims,
+    "pool": _pool,
+    "reduction": _reduction,
+    "reshape": movement.follow_reshape,
+    "resize": _resize2d,
+    "split": movement.follow_split,
+    "strided_slice": movement.follow_strided_slice,
+}
+#: Op -> rule, for every op that has a form in channels-last order.
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(ELEMENTWISE, follow_elementwise),
-    "relax.argmax": _arg_reduction,
-    "relax.argmin": _arg_reduction,
-    "relax.concat": movement.follow_concat,
-    "relax.dequantize": _one_axis,
-    "relax.image.resize2d": _resize2d,
-    "relax.max": _reduction,
-    "relax.mean": _reduction,
-    "relax.min": _reduction,
-    "relax.nn.adaptive_avg_pool2d": _pool,
-    "relax.nn.adaptive_max_pool2d": _pool,
-    "relax.nn.avg_pool2d": _pool,
-    "relax.nn.conv2d": _conv2d,
-    "relax.nn.conv2d_transpose": _conv2d_transpose,
-    "relax.nn.group_norm": _normalization,
-    "relax.nn.instance_norm": _normalization,
-    "relax.nn.log_softmax": _one_axis,
-    "relax.nn.max_pool2d": _pool,
-    "relax.nn.pad": movement.follow_pad,
-    "relax.nn.prelu": _one_axis,
-    "relax.nn.softmax": _one_axis,
-    "relax.permute_dims": movement.follow_permute_dims,
-    "relax.prod": _reduction,
-    "relax.quantize": _one_axis,
-    "relax.reshape": movement.follow_reshape,
-    "relax.split": movement.follow_split,
-    "relax.std": _reduction,
-    "relax.strided_slice": movement.follow_strided_slice,
-    "relax.sum": _reduction,
-    "relax.variance": _reduction,
+    op.name: _BY_WORD[op.layout] for op in OPS.values() if op.layout not in ("", "no_form")
 }

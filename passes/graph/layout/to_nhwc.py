@@ -18,6 +18,7 @@ from lepton_tvm.ir.graph import (
     output_of,
     shape_of,
 )
+from lepton_tvm.ir.ops import named
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.graph.layout.layout_rules import RULES
 from lepton_tvm.passes.graph.layout.layout_tensors import Layouts, Tensor
@@ -106,15 +107,9 @@ def _is_spatial_nchw(value: Expr) -> bool:
     )
 
 
-_SPATIAL = (
-    "relax.image.resize2d",
-    "relax.nn.adaptive_avg_pool2d",
-    "relax.nn.adaptive_max_pool2d",
-    "relax.nn.avg_pool2d",
-    "relax.nn.conv2d",
-    "relax.nn.conv2d_transpose",
-    "relax.nn.max_pool2d",
-)
+# Ops that state their layout, and those that have no channels-last form.
+_SPATIAL = named("layout", "conv2d", "conv2d_transpose", "pool", "resize")
+_NO_FORM = named("layout", "no_form")
 
 
 def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
@@ -126,7 +121,7 @@ def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
             if kind != "relax.nn.conv2d_transpose":
                 reason = f"its layouts are not NCHW and OIHW: {value.attrs}"
             skipped.append(Skipped(kind, binding.var.name, reason))
-        elif kind in ("relax.nn.conv3d", "relax.nn.conv3d_transpose", "relax.nn.conv1d"):
+        elif kind in _NO_FORM:
             reason = f"{len(shape_of(value))}-dimensional data has no channels-last form here"
             skipped.append(Skipped(kind, binding.var.name, reason))
     return tuple(skipped)

@@ -106,7 +106,7 @@ class _Lowering:
             return self._dequantize(value)
         if op in ops.ANCHORS:
             return self._anchor(var, value)
-        if op == "relax.concat":
+        if op in ops.JOINS:
             return self._concat(value)
         if op in ops.POOLS or ops.passes_through(value):
             return self._pool(var, value)

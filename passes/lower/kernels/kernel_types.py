@@ -6,13 +6,14 @@ import tvm
 
 from lepton_tvm.errors import TargetError
 from lepton_tvm.ir.graph import Array, Expr, bindings_of, dtype_of, main_of, op_name, shape_of
+from lepton_tvm.ir.ops import named
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.targets import FAMILIES, Target
 
 __all__ = ["ANCHORS", "check_units", "why_no_kernel"]
 
 #: Ops that become kernels over packed weights.
-ANCHORS = ("relax.nn.conv2d", "relax.matmul")
+ANCHORS = named("lower", "packed")
 # Element types of activations, weights and result that have kernels.
 _TYPES = (
     ("float32", "float32", "float32"),

@@ -14,9 +14,13 @@ from typing import Any
 from tvm import relax, te
 
 from lepton_tvm.ir.graph import Expr, op_name, shape_of
+from lepton_tvm.ir.ops import named
 from lepton_tvm.kernels.indices import unflatten
 
 __all__ = ["View", "view_of"]
+
+# Ops that read the same elements in the same order.
+_VIEWS = named("lower", "view")
 
 Indices = list[Any]
 _Step = Callable[[Indices], Indices]
@@ -59,7 +63,7 @@ def _step(call: Expr, lookup: Callable[[Expr], Expr | None]) -> tuple[Expr, _Ste
         rank = len(shape_of(source))
         order = [int(a) for a in axes] if axes is not None else list(range(rank))[::-1]
         return source, lambda index: [index[order.index(axis)] for axis in range(rank)]
-    if name in ("relax.reshape", "relax.squeeze", "relax.expand_dims"):
+    if name in _VIEWS:
         source = call.args[0]
         before, after = shape_of(source), shape_of(call)
         return source, lambda index: _reshaped(index, after, before)

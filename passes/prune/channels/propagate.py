@@ -1,4 +1,4 @@
-"""Walk a function and label every channel: one visible dict of rules, op name -> rule."""
+"""Walk a function and label every channel: one rule for each word of the table of operators."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, argument_vars, bindings_of, main_of, op_name, output_of
+from lepton_tvm.ir.ops import OPS
 from lepton_tvm.passes.prune.channels import rules_compute as compute
 from lepton_tvm.passes.prune.channels import rules_shape as shape
 from lepton_tvm.passes.prune.channels.carry import fix_all, labels_of, rigid, unknown
@@ -43,28 +44,20 @@ def _label_value(flow: Flow, var: Expr, value: Expr) -> Any:
 
 Rule = Callable[[Flow, Expr, Expr], Any]
 
-_ELEMENTWISE = (
-    *("abs", "add", "astype", "ceil", "clip", "cos", "divide", "equal", "erf", "exp", "floor"),
-    *("floor_divide", "greater", "greater_equal", "less", "less_equal", "log", "maximum"),
-    *("minimum", "multiply", "negative", "not_equal", "power", "round", "rsqrt", "sigmoid"),
-    *("sign", "sin", "sqrt", "square", "subtract", "tanh", "where", "nn.dropout", "nn.gelu"),
-    *("nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.selu", "nn.silu", "nn.softplus"),
-)
-_RULES: dict[str, Rule] = {
-    **{f"relax.{n}": compute.elementwise for n in _ELEMENTWISE},
-    **{f"relax.nn.conv{d}d": compute.conv for d in (1, 2, 3)},
-    **{f"relax.nn.conv{d}d_transpose": compute.conv for d in (1, 2, 3)},
-    **{f"relax.nn.{k}_pool{d}d": compute.spatial for k in ("max", "avg") for d in (1, 2, 3)},
-    **{f"relax.nn.adaptive_avg_pool{d}d": compute.spatial for d in (1, 2, 3)},
-    **{f"relax.{n}": compute.reduce for n in ("mean", "sum", "max", "min", "prod", "variance")},
-    **{f"relax.nn.{n}": compute.normalised for n in ("softmax", "log_softmax", "layer_norm")},
-    **{f"relax.{n}": shape.reshape for n in ("reshape", "flatten", "squeeze", "expand_dims")},
-    "relax.image.resize2d": compute.spatial,
-    "relax.matmul": compute.matmul,
-    "relax.nn.pad": shape.pad,
-    "relax.nn.prelu": compute.prelu,
-    "relax.permute_dims": shape.permute,
-    "relax.concat": shape.concat,
-    "relax.split": shape.split,
-    "relax.strided_slice": shape.strided_slice,
+# The words of the column `prune` of `ir/ops.py`.
+_BY_WORD: dict[str, Rule] = {
+    "concat": shape.concat,
+    "conv": compute.conv,
+    "elementwise": compute.elementwise,
+    "matmul": compute.matmul,
+    "normalised": compute.normalised,
+    "pad": shape.pad,
+    "permute": shape.permute,
+    "prelu": compute.prelu,
+    "reduction": compute.reduce,
+    "reshape": shape.reshape,
+    "spatial": compute.spatial,
+    "split": shape.split,
+    "strided_slice": shape.strided_slice,
 }
+_RULES: dict[str, Rule] = {op.name: _BY_WORD[op.prune] for op in OPS.values() if op.prune}
