@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Step", "TensorInfo"]
 
+_FLOAT = "float32"
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -56,7 +58,8 @@ class Model:
     """A Relax module in canonical form with the facts that travel with it.
 
     `module` has one function `main`: weights are constants, spatial ops are NHWC. A model is never
-    changed; `derive` makes the next one and appends what was done to `recipe`.
+    changed; `derive` makes the next one and appends what was done to `recipe`. `precision` is the
+    name of its scheme (see `passes/quantize/schemes.py`).
     """
 
     module: tvm.IRModule
@@ -66,6 +69,7 @@ class Model:
     source_sha256: str
     recipe: tuple[Step, ...] = ()
     calibration_sha256: str | None = None
+    precision: str = _FLOAT
 
     def derive(self, module: tvm.IRModule, step: Step, **changes: Any) -> Model:
         """The model that `step` made of this one; `changes` replaces further fields."""
@@ -77,13 +81,9 @@ class Model:
         return self.recipe
 
     @property
-    def precision(self) -> str:
-        """`int8` or `bfloat16` when the model was quantized, here or before, else `float32`."""
-        done = [s.options.get("method") for s in self.recipe if s.name == "quantize"]
-        if not done:
-            came = (s.options.get("precision") for s in self.recipe if s.name == "load")
-            return next(came, None) or "float32"
-        return "bfloat16" if done[-1] == "bfloat16" else "int8"
+    def is_quantized(self) -> bool:
+        """Whether the model computes in something narrower than float32, made so here or before."""
+        return self.precision != _FLOAT
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights and the code."""

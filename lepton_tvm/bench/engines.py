@@ -14,10 +14,9 @@ import numpy.typing as npt
 from lepton_tvm.measure.timing_inputs import read_arrays
 from lepton_tvm.targets import ISAS, cpu_flags, native_level
 
-__all__ = ["ENGINES", "OURS", "PRECISIONS", "Job", "Loaded", "Peer"]
+__all__ = ["ENGINES", "OURS", "Job", "Loaded", "Peer"]
 
 OURS = "lepton_tvm"
-PRECISIONS = ("float32", "bfloat16", "int8")
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +62,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Peer:
-    """An engine: the module it needs, how it loads a job, and what it has of `PRECISIONS`.
+    """An engine: the module it needs, how it loads a job, and what it has of our schemes.
 
     `lacks` answers why it does not run a precision on this machine, None where it does. `isa_limit`
     makes the environment variables that keep it to an instruction-set level, None where it has no

@@ -8,16 +8,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_tvm.bench.bench_result import BenchResult, EngineTime
 from lepton_tvm.bench.device_engines import not_installed
 from lepton_tvm.bench.engine_places import Engine, EnginePlace, busy_machine, engine_place
 from lepton_tvm.bench.engine_process import EngineFailed
-from lepton_tvm.bench.engines import ENGINES, OURS, PRECISIONS, Job
+from lepton_tvm.bench.engines import ENGINES, OURS, Job
 from lepton_tvm.bench.kernel_times import profile_artifacts
+from lepton_tvm.bench.wanted_schemes import known_schemes, wanted_schemes
 from lepton_tvm.data import as_samples
-from lepton_tvm.errors import InputError, TargetError
+from lepton_tvm.errors import InputError
 from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.measure import Rounds, measure_interleaved, median_ci
 from lepton_tvm.measure.kernel_profile import Profile
@@ -26,6 +27,9 @@ from lepton_tvm.measure.peak.measure_peak import measure_peaks
 from lepton_tvm.measure.timing_inputs import random_inputs, read_arrays, write_arrays
 from lepton_tvm.model import Model
 from lepton_tvm.targets import ISAS, Target, parse_target
+
+if TYPE_CHECKING:
+    from lepton_tvm.passes.quantize.schemes import Scheme
 
 __all__ = ["bench"]
 
@@ -54,7 +58,7 @@ def bench(
     """Time an ONNX model in this compiler and in other engines, in turns, one process each.
 
     `against` names engines of `ENGINES`; each runs in every one of `precisions` it has. These are
-    of `PRECISIONS`; by default float32, int8, and bfloat16 where `target` has it. int8 is
+    names of schemes; by default all that `target` has kernels for. int8 is
     calibrated with `calibration` (every form of `as_samples`, the first 128 samples), else with
     seeded random inputs, which is enough for a time and says nothing about accuracy. What a peer's
     own tools cannot make, and precisions that it has not, are left out and stand in the report.
@@ -77,11 +81,11 @@ def bench(
             "--profile and --peak measure this machine alone: run them on the device itself"
         )
     goal = farm_target(target, tracker, key) if away else parse_target(target)
-    wanted = _precisions(precisions, goal)
+    wanted = wanted_schemes(precisions, goal)
     from lepton_tvm.frontend import load_model
 
     source = load_model(model, shapes=shapes)
-    if source.precision != "float32":
+    if source.is_quantized:
         raise InputError(
             f"model {source.name} is {source.precision} already: bench takes a float model and "
             "makes the other precisions of it; compile this one and run `compare`"
@@ -90,7 +94,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="lepton_tvm_bench_") as folder, ExitStack() as stack:
         place: EnginePlace = stack.enter_context(engine_place(tracker, key, threads))
         scratch = Path(folder)
-        if "int8" in wanted:
+        if any(s.is_calibrated for s in wanted):
             _write_calibration(source, calibration, scratch / "calibration", seed, report)
         write_arrays(scratch / "inputs.npz", random_inputs(source.inputs, seed))
         engines: dict[str, Engine] = {}
@@ -161,25 +165,14 @@ def _check(
             )
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be a whole number of at least 1, found {threads!r}")
-    if precisions is not None and (not precisions or not set(precisions).issubset(PRECISIONS)):
-        raise InputError(f"precisions are {', '.join(PRECISIONS)}, found {list(precisions)}")
+    if precisions is not None:
+        known = [scheme.name for scheme in known_schemes()]
+        if not precisions or not set(precisions).issubset(known):
+            raise InputError(f"precisions are {', '.join(known)}, found {list(precisions)}")
     if peers_isa is not None and peers_isa not in ISAS:
         raise InputError(
             f"unknown instruction set {peers_isa!r} for peers: one of {', '.join(ISAS)}"
         )
-
-
-def _precisions(asked: Sequence[str] | None, target: Target) -> tuple[str, ...]:
-    """In the order of `PRECISIONS`. Raises TargetError for bfloat16 on a target without."""
-    if asked is None:
-        return tuple(p for p in PRECISIONS if p != "bfloat16" or target.level.bf16)
-    if "bfloat16" in asked and not target.level.bf16:
-        having = ", ".join(f"x86:{isa.name}" for isa in ISAS.values() if isa.bf16)
-        raise TargetError(
-            f"target {target} has no bfloat16 instructions ({having} have): leave bfloat16 out of "
-            "the precisions, or run on a machine that has them"
-        )
-    return tuple(p for p in PRECISIONS if p in asked)
 
 
 def _write_calibration(model: Model, spec: Any, folder: Path, seed: int, report: list[str]) -> None:
@@ -200,7 +193,7 @@ def _write_calibration(model: Model, spec: Any, folder: Path, seed: int, report:
 
 def _compiled(
     model: Model,
-    precisions: Sequence[str],
+    schemes: Sequence[Scheme],
     target: Target,
     scratch: Path,
     report: list[str],
@@ -211,29 +204,28 @@ def _compiled(
     from lepton_tvm.compression.quantize import quantization_notes
 
     paths = {}
-    for precision in precisions:
+    for scheme in schemes:
+        precision = scheme.name
         say(f"compiling {precision}")
         try:
-            variant = _variant(model, precision, scratch / "calibration", target)
+            variant = _variant(model, scheme, scratch / "calibration", target)
         except InputError as e:
             # The data was checked when it was written, so this is about the model.
             report.append(f"left out: engine {OURS} ({precision}): {e}")
             continue
-        if precision == "int8":
-            report.extend(f"{OURS} int8: {note}" for note in quantization_notes(variant))
+        report.extend(f"{OURS} {precision}: {note}" for note in quantization_notes(variant))
         paths[precision] = scratch / f"{precision}.so"
         compile_model(variant, target=target, output=paths[precision], db=False)
     return paths
 
 
-def _variant(model: Model, precision: str, calibration: Path, target: Target) -> Model:
+def _variant(model: Model, scheme: Scheme, calibration: Path, target: Target) -> Model:
     from lepton_tvm.compression.quantize import quantize
 
-    if precision == "bfloat16":
-        return quantize(model, method="bfloat16")
-    if precision == "int8":
-        return quantize(model, _Stored(sorted(calibration.glob("*.npz"))), target=target)
-    return model
+    if not scheme.method:
+        return model
+    samples = _Stored(sorted(calibration.glob("*.npz"))) if scheme.is_calibrated else None
+    return quantize(model, samples, method=scheme.method, target=target)
 
 
 class _Stored:
@@ -253,7 +245,7 @@ def _jobs(
     plan: Job,
     ours: Mapping[str, Path],
     against: Sequence[str],
-    precisions: Sequence[str],
+    schemes: Sequence[Scheme],
     peers_isa: str | None,
     place: EnginePlace,
     report: list[str],
@@ -266,14 +258,14 @@ def _jobs(
         limit = peers_isa if peer.isa_limit is not None else None
         if peers_isa is not None and limit is None:
             report.append(f"engine {engine} has no switch for {peers_isa}: it uses what it likes")
-        for precision in precisions:
-            reason = place.lacks(engine, precision)
-            if limit is not None and precision == "bfloat16" and not ISAS[limit].bf16:
-                reason = f"it is kept to {limit}, which has no bfloat16"
+        for scheme in schemes:
+            reason = place.lacks(engine, scheme.name)
+            if limit is not None and not scheme.runs_on(ISAS[limit]):
+                reason = f"it is kept to {limit}, which has no {scheme.name}"
             if reason is None:
-                yield _job(plan, engine, precision, max_isa=limit)
+                yield _job(plan, engine, scheme.name, max_isa=limit)
             else:
-                report.append(f"left out: engine {engine} ({precision}): {reason}")
+                report.append(f"left out: engine {engine} ({scheme.name}): {reason}")
 
 
 def _job(plan: Job, engine: str, precision: str, **changes: Any) -> Job:

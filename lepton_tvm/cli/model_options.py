@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from lepton_tvm import targets
     from lepton_tvm.model import Model
     from lepton_tvm.passes.quantize.config import QuantizeConfig
+    from lepton_tvm.passes.quantize.schemes import Scheme
 
 __all__ = ["ModelOptions"]
-
-# What --quantize takes -> the method of `lepton_tvm.quantize`.
-_METHODS = {"int8": "uniform", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .lepton file.")]
 SoFile = Annotated[
@@ -108,20 +106,21 @@ class ModelOptions:
     def check(self) -> list[dict[str, Any]]:
         """The pruning steps asked for. Raises InputError for options that do not fit together."""
         steps = [parse_prune(text) for text in self.prune or ()]
-        if self.quantize is not None and self.quantize not in _METHODS:
+        scheme = self._scheme()
+        calibrated = scheme is not None and scheme.is_calibrated
+        if calibrated and self.calib is None:
             raise InputError(
-                f"--quantize {self.quantize!r} is not known: the choices are int8 and bf16"
+                f"--quantize {self.quantize} needs --calib DATA: a .npz file or "
+                "package.module:function with some real inputs, labels are not needed"
             )
-        if self.quantize == "int8" and self.calib is None:
-            raise InputError(
-                "--quantize int8 needs --calib DATA: a .npz file or package.module:function with "
-                "some real inputs, labels are not needed"
-            )
-        if self.weight_bits is not None and self.quantize != "int8":
-            raise InputError("--weight-bits is only used with --quantize int8")
+        if self.weight_bits is not None and not calibrated:
+            raise InputError(f"--weight-bits is only used with --quantize {_calibrated_names()}")
         channels = any(step["method"] == "channels" for step in steps)
-        if self.calib and self.quantize != "int8" and not channels:
-            raise InputError("--calib is only used with --quantize int8 or --prune channels:VALUE")
+        if self.calib and not calibrated and not channels:
+            raise InputError(
+                f"--calib is only used with --quantize {_calibrated_names()} or "
+                "--prune channels:VALUE"
+            )
         return steps
 
     def prepared(self, goal: targets.Target, say: Callable[[str], None]) -> Model:
@@ -131,11 +130,35 @@ class ModelOptions:
 
         made = load_model(self.model, shapes=parse_shapes(self.shape))
         made = _pruned(made, self.check(), self.calib, say)
-        if not self.quantize:
+        scheme = self._scheme()
+        if scheme is None:
             return made
-        data = self.calib if self.quantize == "int8" else None
         config = config_for(goal, self.weight_bits, calibrator=self.calibrator)
-        return _quantized(made, _METHODS[self.quantize], data, config, say)
+        return _quantized(made, scheme, self.calib, config, say)
+
+    def _scheme(self) -> Scheme | None:
+        """What --quantize asks for. Raises InputError for an unknown spelling."""
+        if self.quantize is None:
+            return None
+        known = _schemes()
+        found = next((s for s in known if self.quantize in s.spellings), None)
+        if found is None:
+            choices = " and ".join(s.spellings[0] for s in known)
+            raise InputError(
+                f"--quantize {self.quantize!r} is not known: the choices are {choices}"
+            )
+        return found
+
+
+def _schemes() -> list[Scheme]:
+    """The schemes that --quantize can ask for."""
+    from lepton_tvm.passes.quantize.schemes import SCHEMES
+
+    return [scheme for scheme in SCHEMES.values() if scheme.spellings]
+
+
+def _calibrated_names() -> str:
+    return " or ".join(s.spellings[0] for s in _schemes() if s.is_calibrated)
 
 
 def _pruned(
@@ -154,13 +177,17 @@ def _pruned(
 
 
 def _quantized(
-    model: Model, method: str, calib: str | None, config: QuantizeConfig, say: Callable[[str], None]
+    model: Model,
+    scheme: Scheme,
+    calib: str | None,
+    config: QuantizeConfig,
+    say: Callable[[str], None],
 ) -> Model:
-    """The model quantized to int8 with ranges from `calib`, or to bfloat16."""
+    """The model in `scheme`, with ranges from `calib` where it needs them."""
     from lepton_tvm.compression.quantize import quantize
 
-    if method == "bfloat16":
-        say("rounding to bfloat16")
-        return quantize(model, method=method)
+    if not scheme.is_calibrated:
+        say(f"rounding to {scheme.name}")
+        return quantize(model, method=scheme.method)
     say("calibrating and quantizing")
-    return quantize(model, calib, config=config)
+    return quantize(model, calib, method=scheme.method, config=config)

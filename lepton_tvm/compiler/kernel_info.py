@@ -21,6 +21,7 @@ from lepton_tvm.ir.graph import (
     shape_of,
 )
 from lepton_tvm.ir.instructions import dot_instruction
+from lepton_tvm.ir.precisions import INT8, reading
 from lepton_tvm.schedules.apply import Applied
 from lepton_tvm.schedules.base import block_notes, new_schedule
 from lepton_tvm.schedules.x86.amx import AmxProduct
@@ -133,7 +134,7 @@ def _instruction(info: KernelInfo, func: tirx.PrimFunc, target: Target) -> str |
     plain = next((name for flag, name in fused.items() if flag in target.features), "mul+add")
     if target.family == "cuda":
         plain = "fma"
-    return dot_instruction(func) or (None if info.precision == "int8" else plain)
+    return dot_instruction(func) or (None if info.precision == INT8.name else plain)
 
 
 def _describe(
@@ -171,12 +172,18 @@ def _isa(rule: str | None, precision: str, target: Target) -> str:
 
 def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
     if anchor is not None:
-        return str(anchor["lepton.operand"]).replace("uint8", "int8").removesuffix("x4")
+        return _name_of(str(anchor["lepton.operand"]).removesuffix("x4"))
     types = [str(b.dtype).removeprefix("T.") for b in (buffers[0], buffers[-1])]
     floats = [t in _FLOATS for t in types]
     if all(floats):
         return types[-1]
-    return "mixed" if any(floats) else ("int8" if types[-1].endswith("8") else types[-1])
+    return "mixed" if any(floats) else _name_of(types[-1])
+
+
+def _name_of(dtype: str) -> str:
+    """What computing on values of a type is called."""
+    precision = reading(dtype)
+    return dtype if precision is None else precision.name
 
 
 def _multiplied(op: str, macs: int, shapes: Sequence[tuple[int, ...]]) -> int:

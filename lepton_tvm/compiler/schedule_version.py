@@ -46,14 +46,14 @@ _LOWERING: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 #: The groups of kernels that have a version of their own.
 GROUPS = tuple(_LOWERING)
-_GROUP_IN_NAME = re.compile(r"(conv2d|matmul)(_int8|_bf16)?(?=\d|_|$)")
+_GROUP_IN_NAME = re.compile(r"(conv2d|matmul)(?=\d|_|$)")
 # What is done to a loop nest after its schedule, on CPUs and on GPUs.
 _BUILD = {
     False: ("compiler.pipeline._lower_loops", "compiler.pipeline.build_context"),
     True: ("compiler.build_cuda._lower_loops", "compiler.build_cuda.build_device"),
 }
 # Tables of alternatives: what is taken of them is named above, or by a family's own rules.
-_TABLES = ("RULES", "FAMILIES")
+_TABLES = ("RULES", "FAMILIES", "PRECISIONS")
 # Branches of the shared lowering that no CPU takes.
 _FOR_GPUS = ("Gpu", "gpu_batch_matmul")
 

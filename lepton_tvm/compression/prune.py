@@ -64,7 +64,7 @@ def compress(
         raise InputError(f"compress takes a Model (see load_model), found {type(model).__name__}")
     if method not in METHODS:
         raise InputError(f"unknown compression method '{method}'; known: {', '.join(METHODS)}")
-    if model.precision != "float32":
+    if model.is_quantized:
         raise InputError(
             f"model '{model.name}' is quantized already; compress the float model first, "
             "then quantize the result"

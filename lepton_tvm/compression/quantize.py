@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from lepton_tvm.compression.calibrate import Executor, Range, collect_ranges
@@ -18,6 +19,7 @@ from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.insert_qdq import InsertQDQ
 from lepton_tvm.passes.quantize.plan import Plan
 from lepton_tvm.passes.quantize.qparams import PIXELS, QParams, activation_qparams
+from lepton_tvm.passes.quantize.schemes import INT8, SCHEMES, Scheme
 from lepton_tvm.passes.quantize.split_to_slices import SplitToSlices
 from lepton_tvm.passes.quantize.to_bfloat16 import ToBfloat16
 from lepton_tvm.targets import Target, parse_target
@@ -31,7 +33,21 @@ __all__ = [
     "quantize_model",
 ]
 
-METHODS = ("uniform", "bfloat16")
+#: Name -> scheme of every quantization method.
+METHODS: dict[str, Scheme] = {s.method: s for s in SCHEMES.values() if s.method}
+_DEFAULT_BITS = 8
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `quantize` beside the model and its method."""
+
+    calibration: Any
+    bit_width: int
+    config: QuantizeConfig | None
+    target: str | Target | None
+    progress: Callable[[int], None] | None
+    executor: Executor | None
 
 
 def quantize(
@@ -39,7 +55,7 @@ def quantize(
     calibration: Any = None,
     *,
     method: str = "uniform",
-    bit_width: int = 8,
+    bit_width: int = _DEFAULT_BITS,
     config: QuantizeConfig | None = None,
     target: str | Target | None = None,
     progress: Callable[[int], None] | None = None,
@@ -66,25 +82,23 @@ def quantize(
     """
     if method not in METHODS:
         raise InputError(f"unknown quantization method {method!r}; there is {', '.join(METHODS)}")
-    if model.precision != "float32":
+    if model.is_quantized:
         raise InputError(f"model '{model.name}' is quantized already; start from the float model")
-    if method == "bfloat16":
-        if calibration is not None or config is not None:
-            raise InputError(
-                "method 'bfloat16' takes no calibration data and no config: leave them out"
-            )
-        if bit_width not in (8, 16):
-            raise InputError(
-                f"bit_width={bit_width!r} is not a choice of method 'bfloat16': leave it out"
-            )
-        return _to_bfloat16(model)
-    config = config or config_for(target, None if bit_width == 8 else bit_width)
-    if calibration is None:
+    scheme = METHODS[method]
+    asked = _Asked(calibration, bit_width, config, target, progress, executor)
+    return _WRITERS[scheme.writer](model, scheme, asked)
+
+
+def _calibrated(model: Model, scheme: Scheme, asked: _Asked) -> Model:
+    """The model with quantize/dequantize pairs, whose ranges the calibration data give."""
+    weight_bits = None if asked.bit_width == _DEFAULT_BITS else asked.bit_width
+    config = asked.config or config_for(asked.target, weight_bits)
+    if asked.calibration is None:
         raise InputError(
             "quantize needs calibration data: some 32 typical inputs, without labels, as in "
             "quantize(model, calibration={'input': array})"
         )
-    samples = as_samples(calibration, model.inputs)
+    samples = as_samples(asked.calibration, model.inputs)
     module, slices = SplitToSlices()(model.module)
     sliced = dataclasses.replace(model, module=module)
     plan = annotate(module, config)
@@ -99,8 +113,8 @@ def quantize(
         method=config.calibrator,
         percentile=config.percentile,
         tensors=list(dict.fromkeys((*plan.measured, *data_of.values()))),
-        executor=executor,
-        progress=progress,
+        executor=asked.executor,
+        progress=asked.progress,
     )
     insert = InsertQDQ(
         plan,
@@ -111,7 +125,7 @@ def quantize(
     module, inserted = insert(module)
     step = Step(
         "quantize",
-        {"method": method, "samples": samples.length, **config.to_json()},
+        {"method": scheme.method, "samples": samples.length, **config.to_json()},
         (
             slices.to_json(),
             plan.report.to_json(),
@@ -119,22 +133,39 @@ def quantize(
             inserted.to_json(),
         ),
     )
-    return model.derive(module, step, calibration_sha256=samples.fingerprint)
+    return model.derive(module, step, calibration_sha256=samples.fingerprint, precision=scheme.name)
 
 
-def _to_bfloat16(model: Model) -> Model:
+def _rounded(model: Model, scheme: Scheme, asked: _Asked) -> Model:
+    """The model with operands rounded to the scheme's float type, which needs no data."""
+    if asked.calibration is not None or asked.config is not None:
+        raise InputError(
+            f"method {scheme.method!r} takes no calibration data and no config: leave them out"
+        )
+    if asked.bit_width not in (_DEFAULT_BITS, *scheme.weight_bits):
+        raise InputError(
+            f"bit_width={asked.bit_width!r} is not a choice of method {scheme.method!r}: "
+            "leave it out"
+        )
     module, slices = SplitToSlices()(model.module)
     module, report = ToBfloat16()(module)
     if not report.changed:
         raise InputError(
-            f"nothing in model '{model.name}' can compute in bfloat16: {_reasons(report)}"
+            f"nothing in model '{model.name}' can compute in {scheme.name}: {_reasons(report)}"
         )
-    step = Step("quantize", {"method": "bfloat16"}, (slices.to_json(), report.to_json()))
-    return model.derive(module, step)
+    step = Step("quantize", {"method": scheme.method}, (slices.to_json(), report.to_json()))
+    return model.derive(module, step, precision=scheme.name)
+
+
+# Pass -> what is done around it, for the schemes that it writes.
+_WRITERS: dict[str, Callable[[Model, Scheme, _Asked], Model]] = {
+    InsertQDQ.name: _calibrated,
+    ToBfloat16.name: _rounded,
+}
 
 
 def quantize_model(
-    model: Model, calibration: Any = None, bit_width: int = 8, **options: Any
+    model: Model, calibration: Any = None, bit_width: int = _DEFAULT_BITS, **options: Any
 ) -> Model:
     """The short form of `quantize`: the same call with `bit_width` by position."""
     return quantize(model, calibration, bit_width=bit_width, **options)
@@ -150,7 +181,12 @@ def config_for(
     """
     level = None if target is None else parse_target(target).level
     narrow = weight_bits is None and level is not None and has_narrow_sums(level)
-    return QuantizeConfig(weight_bits=weight_bits or 8, sum_bits=16 if narrow else 32, **options)
+    wide_bits, narrow_bits = INT8.sum_bits
+    return QuantizeConfig(
+        weight_bits=weight_bits or INT8.weight_bits[0],
+        sum_bits=narrow_bits if narrow else wide_bits,
+        **options,
+    )
 
 
 def quantization_notes(model: Model) -> tuple[str, ...]:

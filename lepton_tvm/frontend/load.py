@@ -128,6 +128,7 @@ def _canonical(
     notes: list[str],
 ) -> Model:
     from lepton_tvm.passes.graph.canonical import canonical_passes
+    from lepton_tvm.passes.quantize.schemes import FLOAT32, INT8
 
     reports = [{"name": "import-onnx", "notes": notes}]
     for run in canonical_passes():
@@ -139,10 +140,13 @@ def _canonical(
     fields = result.fields if hasattr(result, "fields") else [result]
     outputs = [_info(n, ty) for n, ty in zip(names[1], fields, strict=True)]
     options: dict[str, Any] = {"shapes": {k: list(v) for k, v in shapes.items()}}
-    if _is_quantized(main):
-        options["precision"] = "int8"
+    scheme = INT8 if _is_quantized(main) else FLOAT32
+    if scheme is not FLOAT32:
+        options["precision"] = scheme.name
     step = Step("load", options, tuple(reports))
-    return Model(module, tuple(inputs), tuple(outputs), name, sha256, (step,))
+    return Model(
+        module, tuple(inputs), tuple(outputs), name, sha256, (step,), precision=scheme.name
+    )
 
 
 def _is_quantized(main: Any) -> bool:

@@ -183,4 +183,5 @@ def _model(module: Any, data: dict[str, Any]) -> Model:
         data["source_sha256"],
         tuple(Step.from_json(s) for s in data["recipe"]),
         data["calibration_sha256"],
+        data["precision"],
     )

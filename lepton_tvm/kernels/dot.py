@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_tvm.ir.graph import Array
+from lepton_tvm.ir.precisions import BFLOAT16, FLOAT32, INT8
 from lepton_tvm.kernels.register_tile import RegisterFile
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
 #: 255 times this, the largest activation, still is in int16, for both signs.
 LARGEST_SUM = 128
 #: Bytes of a 32-bit lane, and the weights that meet in it.
-WORD = 4
+WORD = INT8.per_lane
 
 
 def uses_maddubs(dot: int, isa: RegisterFile) -> bool:
@@ -54,8 +55,9 @@ def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]
     `depth` is the number of input channels that one output sums. Several words are added only
     where the depth, rounded up to whole words, is a multiple of them.
     """
-    if dtype in ("float32", "bfloat16"):
-        return (1,) if dtype == "float32" else (2,)
+    for floats in (FLOAT32, BFLOAT16):
+        if dtype == floats.weight:
+            return (floats.per_lane,)
     if isa.dot4:
         return (WORD,)
     if isa.offset:

@@ -16,11 +16,13 @@ import xgboost
 
 from lepton_tvm.compiler.kernel_info import KernelInfo
 from lepton_tvm.ir.graph import Array
+from lepton_tvm.ir.precisions import FLOAT32, PRECISIONS
 from lepton_tvm.tuning.trees import Trees
 
 __all__ = ["CHOICES", "KIND", "WIDTH", "CostModel", "features"]
 
 _KERNELS = ("conv2d", "matmul", "depthwise_conv2d", "winograd_conv2d", "batch_matmul")
+_NARROW = tuple(name for name in PRECISIONS if name != FLOAT32.name)
 _TILE = ("tile_rows", "tile_lanes", "tile_vectors", "winograd_tile", "winograd_group", "matrix")
 #: The choice points that the model knows; others are one number of how many differ.
 CHOICES = (
@@ -42,7 +44,7 @@ CHOICES = (
 #: Names the features and the target; changes with them, so that a stored model fits or is not used.
 KIND = "xgboost-speedup-2"
 #: How many numbers `features` gives.
-WIDTH = 26 + len(CHOICES)
+WIDTH = 24 + len(_NARROW) + len(CHOICES)
 _LEAST_RECORDS = 24
 _ROUNDS = 80
 _PARAMETERS = {
@@ -75,8 +77,7 @@ def features(info: KernelInfo, plan: Mapping[str, int], choices: Mapping[str, in
         math.log2(1 + channels),
         math.log2(1 + width),
         math.log2(1 + rows),
-        float(info.precision == "int8"),
-        float(info.precision == "bfloat16"),
+        *(float(info.precision == p) for p in _NARROW),
         *(float(info.op == k) for k in _KERNELS),
         *tile,
     ]

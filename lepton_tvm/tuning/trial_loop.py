@@ -11,6 +11,7 @@ from pathlib import Path
 from lepton_tvm.db import Database, Finished, Trial, TrialKey
 from lepton_tvm.errors import CompileError
 from lepton_tvm.measure import Estimate, speedup_ci
+from lepton_tvm.passes.quantize.schemes import SCHEMES
 from lepton_tvm.targets import Target
 from lepton_tvm.tuning.search import Record, Search
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point
@@ -21,9 +22,8 @@ from lepton_tvm.workers.trial_requests import fair
 __all__ = ["TrialLoop", "record_of", "tolerance_of"]
 
 _LEASE_S = 180.0
-# Largest difference from the zero-trial kernel, as a share of its largest output: sums may be
-# ordered otherwise, and Winograd's method rounds more often.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "mixed": 1e-3, "int8": 1e-4}
+# Largest difference from the zero-trial kernel, as a share of its largest output.
+_TOLERANCE = {s.precision.name: s.kernel_tolerance for s in SCHEMES.values()} | {"mixed": 1e-3}
 
 # Seconds for which a candidate and the zero-trial kernel run in turns: a first impression.
 _BUDGET_S = 0.03

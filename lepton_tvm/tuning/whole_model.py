@@ -12,15 +12,12 @@ from lepton_tvm.measure import Estimate, Rounds, median_ci, speedup_ci
 from lepton_tvm.measure.loaded_artifacts import ArtifactPlace
 from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
+from lepton_tvm.passes.quantize.schemes import SCHEMES
 from lepton_tvm.workers.number_check import difference
 
 __all__ = ["SideBySide"]
 
 _ROUNDS = Rounds(least=60, most=600, budget_s=6.0)
-# Largest difference of outputs, as a share of the largest: kernels' differences add up, and one in
-# a float kernel may move a quantized value by a step. Wrong kernels are off by more.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-_TOLERANCE_OF_OTHERS = 0.05
 
 
 @dataclass
@@ -43,7 +40,7 @@ class SideBySide:
     def difference(self) -> str | None:
         """How outputs of the tuned one differ from the other's; None where they do not."""
         due, found = (self.place.infer(a.sha256, self._inputs) for a in (self.zero, self.tuned))
-        tolerance = _TOLERANCE.get(str(self.zero.manifest["precision"]), _TOLERANCE_OF_OTHERS)
+        tolerance = SCHEMES[str(self.zero.manifest["precision"])].model_tolerance
         for name, values in due.items():
             told = difference(found[name], values, tolerance)
             if told is not None:

@@ -11,11 +11,12 @@ from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from lepton_tvm.ir.graph import bindings_of, main_of, op_name
+from lepton_tvm.ir.precisions import SUFFIXES
 from lepton_tvm.passes.base import PassReport
 
 __all__ = ["NameKernels"]
 
-_ANCHOR = re.compile(r"(depthwise_conv2d|conv2d|matmul)(_int8|_bf16)?(?=\d|_|$)")
+_ANCHOR = re.compile(rf"(depthwise_conv2d|conv2d|matmul){SUFFIXES}(?=\d|_|$)")
 _WORDS = 2
 
 

@@ -25,6 +25,7 @@ from lepton_tvm.passes.quantize import ops
 from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.flow import Flow
 from lepton_tvm.passes.quantize.plan import Plan
+from lepton_tvm.passes.quantize.schemes import Scheme
 
 __all__ = ["annotate"]
 
@@ -55,6 +56,7 @@ class _Annotator:
         self.order = {b.var: i for i, b in enumerate(self.bindings)}
         self.flow = Flow(func, ops.ELEMENTWISE)
         self.config = config
+        self.scheme = config.scheme
         self.anchors: set[relax.Var] = set()
         self.pooled: set[relax.Var] = set()
         self.demanded: set[relax.Var] = set()
@@ -151,10 +153,11 @@ class _Annotator:
         if any(g.dtype_of(o) != "float32" for o in operands):
             return f"{g.dtype_of(operands[0])} data"
         if not all(self._comes_from_int8(o) for o in operands):
-            return "not fed by int8 kernels"
+            return f"not fed by {self.scheme.name} kernels"
         if g.op_name(call) not in ops.JOINS:
             return ops.pool_obstacle(call)
-        return None if self._reaches_anchor(var) else "no int8 kernel reads the result"
+        reaches = self._reaches_anchor(var)
+        return None if reaches else f"no {self.scheme.name} kernel reads the result"
 
     def _comes_from_int8(self, expr: g.Expr, seen: dict[relax.Var, bool] | None = None) -> bool:
         """Whether `expr` is quantized already or is made by an int8 kernel and its epilogue."""
@@ -255,10 +258,11 @@ class _Annotator:
                 continue
             if var in self.demanded and (ops.passes_through(call) or ops.is_pixels(call)):
                 continue
-            yield Skipped(op, var.name, self.reasons.get(var) or _general_reason(op, call))
+            reason = self.reasons.get(var) or _general_reason(op, call, self.scheme)
+            yield Skipped(op, var.name, reason)
 
 
-def _general_reason(op: str, call: g.Expr) -> str:
+def _general_reason(op: str, call: g.Expr, scheme: Scheme) -> str:
     row = OPS.get(op)
     if row is not None and row.quantize in _REASONS:
         return _REASONS[row.quantize]
@@ -267,8 +271,8 @@ def _general_reason(op: str, call: g.Expr) -> str:
     if other:
         return f"{'/'.join(other)} data, only float32 is quantized"
     if op in ops.ELEMENTWISE or ops.passes_through(call):
-        return "not fed by an int8 kernel"
-    return f"{op} is not in the int8 set"
+        return f"not fed by an {scheme.name} kernel"
+    return f"{op} is not in the {scheme.name} set"
 
 
 def _is_tensor(expr: g.Expr) -> bool:

@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lepton_tvm.errors import InputError
+from lepton_tvm.passes.quantize.schemes import INT8, Scheme
 
 __all__ = ["CALIBRATORS", "QuantizeConfig"]
 
@@ -17,13 +18,13 @@ CALIBRATORS: dict[str, str] = {
     "percentile": "cut off the given share of the values at each end",
     "mse": "the range with the least mean squared rounding and clipping error",
 }
-_BITS = {"weight_bits": (8, 7), "activation_bits": (8,), "sum_bits": (32, 16)}
+_CHOICES = ("weight_bits", "activation_bits", "sum_bits")
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """How a model is quantized after training; every field has a safe default.
+    """How a model is quantized to `scheme` after training; every field has a safe default.
 
     Weights are signed, symmetric and scaled per output channel; activations are unsigned,
     asymmetric and scaled per tensor. `weight_bits` is 8 or 7, which is the range -63..63. With
@@ -34,17 +35,18 @@ class QuantizeConfig:
     `matmul_*`); each must match an op that would otherwise be quantized.
     """
 
-    weight_bits: int = 8
-    activation_bits: int = 8
-    sum_bits: int = 32
+    scheme: ClassVar[Scheme] = INT8
+    weight_bits: int = INT8.weight_bits[0]
+    activation_bits: int = INT8.activation_bits[0]
+    sum_bits: int = INT8.sum_bits[0]
     calibrator: str = "minmax"
     percentile: float = 99.99
     bias_correction: bool = True
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, known in _BITS.items():
-            bits = getattr(self, field)
+        for field in _CHOICES:
+            bits, known = getattr(self, field), getattr(self.scheme, field)
             if bits not in known:
                 allowed = " or ".join(str(b) for b in known)
                 raise InputError(f"{field}={bits!r} is not supported: it must be {allowed}")
@@ -66,6 +68,11 @@ class QuantizeConfig:
     def largest_weight(self) -> int:
         """The largest magnitude of a quantized weight: 127 or 63."""
         return (1 << (self.weight_bits - 1)) - 1
+
+    @property
+    def narrow_sums(self) -> bool:
+        """Whether scales must leave room for sums of fewer bits than kernels usually have."""
+        return self.sum_bits < self.scheme.sum_bits[0]
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields, with the version of their meaning."""

@@ -56,7 +56,7 @@ class InsertQDQ:
             changed=len(self.plan.tensors) + len(self.plan.anchors),
             numbers=(
                 ("activation_pairs", len(self.plan.tensors)),
-                ("int8_weights", len(self.plan.anchors)),
+                (f"{self.config.scheme.name}_weights", len(self.plan.anchors)),
                 ("corrected_biases", writer.corrected),
             ),
             notes=_narrow_note(writer.coarser),
@@ -110,9 +110,10 @@ class _Writer:
         if old.name not in self.tensors:
             return
         params = self.options.params[self.options.plan.params_of(old.name)]
+        stored = self.options.config.scheme.precision.data
         scale = g.constant(np.array(params.scale, np.float32))
-        zero = g.constant(np.array(params.zero_point, np.uint8))
-        q = self.builder.emit(relax.op.quantize(new, scale, zero, axis=-1, out_dtype="uint8"))
+        zero = g.constant(np.array(params.zero_point, stored))
+        q = self.builder.emit(relax.op.quantize(new, scale, zero, axis=-1, out_dtype=stored))
         self.paired[old] = self.builder.emit(
             relax.op.dequantize(q, scale, zero, axis=-1, out_dtype="float32")
         )
@@ -125,7 +126,7 @@ class _Writer:
         data_scale = self.options.params[self.options.plan.params_of(call.args[0].name)].scale
         config = self.options.config
         scales = weight_scales(weight, axis, bias, data_scale, config.largest_weight)
-        if config.sum_bits == 16:
+        if config.narrow_sums:
             wide = scales
             scales = narrow_scales(weight, call, wide, config.largest_weight)
             self.coarser.append(scales / wide)
@@ -134,7 +135,7 @@ class _Writer:
             relax.op.dequantize(
                 g.constant(w8),
                 g.constant(scales),
-                g.constant(np.zeros(len(scales), np.int8)),
+                g.constant(np.zeros(len(scales), config.scheme.precision.weight)),
                 axis=axis,
                 out_dtype="float32",
             )

@@ -15,9 +15,11 @@ from lepton_tvm.ir.ops import named
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.quantize import ops
 from lepton_tvm.passes.quantize.flow import Flow
+from lepton_tvm.passes.quantize.schemes import BFLOAT16
 
 __all__ = ["ToBfloat16"]
 
+_PRECISION = BFLOAT16.precision
 # Ops with bfloat16 in and out: they move values, or take averages in float32 and round those.
 _MOVING = named("bfloat16", "moves")
 # Ops of whose kernels a widening cast becomes a part.
@@ -93,7 +95,7 @@ class _Writer:
         assert weight is not None
         if not ops.is_depthwise(call):
             weight = weight.astype(ml_dtypes.bfloat16)
-        return g.with_attrs(call, [data, g.constant(weight)], out_dtype="float32")
+        return g.with_attrs(call, [data, g.constant(weight)], out_dtype=_PRECISION.sums)
 
     def _moves(self, call: g.Expr) -> bool:
         """Whether a call can move bfloat16: every tensor that it reads is stored so."""
@@ -121,7 +123,7 @@ class _Writer:
 
     def _narrow(self, var: relax.Var) -> g.Expr:
         if var not in self.narrow:
-            self.narrow[var] = self.builder.emit(relax.op.astype(self._plain(var), "bfloat16"))
+            self.narrow[var] = self.builder.emit(relax.op.astype(self._plain(var), _PRECISION.data))
         return self.narrow[var]
 
     def _plain(self, var: relax.Var) -> g.Expr:

@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def test_round_trip(model: Model, tmp_path: Path) -> None:
     step = Step("quantize", {"bits": 8, "scale": 0.25}, ({"name": "p", "skipped": []},))
-    changed = model.derive(model.module, step, calibration_sha256="ab" * 32)
+    changed = model.derive(model.module, step, calibration_sha256="ab" * 32, precision="int8")
     path = tmp_path / "net.lepton"
     save_model(changed, path)
     back = load_model(path)

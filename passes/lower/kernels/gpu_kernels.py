@@ -9,6 +9,7 @@ from typing import Any
 from tvm import relax, te
 
 from lepton_tvm.ir.graph import Array, Expr, constant, dtype_of, shape_of
+from lepton_tvm.ir.precisions import BFLOAT16, FLOAT32, INT8, suffix_of
 from lepton_tvm.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
 from lepton_tvm.kernels.indices import unflatten
 from lepton_tvm.kernels.window_conv import WindowConv, window_conv
@@ -18,8 +19,7 @@ __all__ = ["gpu_batch_matmul", "gpu_conv2d", "gpu_matmul"]
 
 # Depth is filled up to a multiple of this many elements, so that lines of packed weights start at
 # addresses from which 16 bytes are loaded at once.
-_STEP = {"int8": 16, "bfloat16": 16, "float32": 4}
-_SUFFIX = {"int8": "_int8", "bfloat16": "_bf16", "float32": ""}
+_STEP = {INT8.weight: 16, BFLOAT16.weight: 16, FLOAT32.weight: 4}
 
 
 def gpu_conv2d(
@@ -38,7 +38,7 @@ def gpu_conv2d(
             lambda a, b: window_conv(a, b, shape, {"lepton.macs": shape.macs}),
             x,
             constant(weight),
-            primfunc_name_hint=name + _suffix(x),
+            primfunc_name_hint=name + suffix_of(dtype_of(x)),
         )
     flat = weight.reshape(-1, channels)
     read = lambda a: window_reader(a, window)  # noqa: E731
@@ -73,8 +73,9 @@ def gpu_batch_matmul(
     if permutation is not None:
         axes = [int(a) % len(plain) for a in permutation.attrs.axes]
     shape = GemmShape(
-        plain[:-2], (rows,), rows, columns, depth, "float32", _STEP["float32"], tuple(axes)
-    )
+        plain[:-2], (rows,), rows, columns, depth, FLOAT32.weight, _STEP[FLOAT32.weight],
+        tuple(axes),
+    )  # fmt: skip
     x, y = (view_of(arg, lookup) for arg in call.args)
     read_x, read_y = readers(x, left), readers(y, right)
 
@@ -110,9 +111,5 @@ def _emit(
 
     extra = [] if correction is None else [constant(correction)]
     return builder.call_te(
-        kernel, x, constant(packed), *extra, primfunc_name_hint=name + _suffix(x)
+        kernel, x, constant(packed), *extra, primfunc_name_hint=name + suffix_of(dtype_of(x))
     )
-
-
-def _suffix(x: Expr) -> str:
-    return _SUFFIX[{"uint8": "int8"}.get(dtype_of(x), dtype_of(x))]

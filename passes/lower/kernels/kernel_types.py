@@ -7,7 +7,9 @@ import tvm
 from lepton_tvm.errors import TargetError
 from lepton_tvm.ir.graph import Array, Expr, bindings_of, dtype_of, main_of, op_name, shape_of
 from lepton_tvm.ir.ops import named
+from lepton_tvm.ir.precisions import BFLOAT16, FLOAT32, PRECISIONS
 from lepton_tvm.passes.quantize.ops import is_depthwise
+from lepton_tvm.passes.quantize.schemes import SCHEMES
 from lepton_tvm.targets import FAMILIES, Target
 
 __all__ = ["ANCHORS", "check_units", "why_no_kernel"]
@@ -15,30 +17,29 @@ __all__ = ["ANCHORS", "check_units", "why_no_kernel"]
 #: Ops that become kernels over packed weights.
 ANCHORS = named("lower", "packed")
 # Element types of activations, weights and result that have kernels.
-_TYPES = (
-    ("float32", "float32", "float32"),
-    ("bfloat16", "bfloat16", "float32"),
-    ("uint8", "int8", "int32"),
-)
+_TYPES = tuple((p.data, p.weight, p.sums) for p in PRECISIONS.values())
 # A depthwise filter has no pairs of channels: its bfloat16 kernel computes in float32.
-_DEPTHWISE_TYPES = (*_TYPES, ("bfloat16", "float32", "float32"))
+_DEPTHWISE_TYPES = (*_TYPES, (BFLOAT16.data, FLOAT32.weight, FLOAT32.sums))
 
 
 def check_units(mod: tvm.IRModule, target: Target) -> None:
-    """Raise TargetError for a bfloat16 model where the target has no kernels for it."""
-    if target.level.bf16:
+    """Raise TargetError for a model of a scheme for which the target has no kernels."""
+    absent = {s.precision.data: s for s in SCHEMES.values() if not s.runs_on(target.level)}
+    if not absent:
         return
     for binding in bindings_of(main_of(mod)):
         call = binding.value
-        if op_name(call) in ANCHORS and dtype_of(call.args[0]) == "bfloat16":
-            levels = FAMILIES[target.family].levels.values()
-            able = " or ".join(f"{target.family}:{i.name}" for i in levels if i.bf16)
-            raise TargetError(
-                f"'{binding.var.name}' ({op_name(call)}) computes in bfloat16, for which {target} "
-                f"has no {'instructions' if able else 'kernels'}: "
-                + (f"compile for {able}, or " if able else "")
-                + "compile the float32 model, or quantize that to int8"
-            )
+        scheme = absent.get(dtype_of(call.args[0])) if op_name(call) in ANCHORS else None
+        if scheme is None:
+            continue
+        levels = FAMILIES[target.family].levels.values()
+        able = " or ".join(f"{target.family}:{i.name}" for i in levels if scheme.runs_on(i))
+        raise TargetError(
+            f"'{binding.var.name}' ({op_name(call)}) computes in {scheme.name}, for which {target} "
+            f"has no {'instructions' if able else 'kernels'}: "
+            + (f"compile for {able}, or " if able else "")
+            + "compile the float32 model, or quantize that to int8"
+        )
 
 
 def why_no_kernel(call: Expr, weight: Array | None) -> str | None:

@@ -20,6 +20,7 @@ from lepton_tvm.ir.graph import (
     op_name,
     shape_of,
 )
+from lepton_tvm.ir.precisions import BFLOAT16, FLOAT32, suffix_of
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.gemm import Window
 from lepton_tvm.kernels.image import Image
@@ -171,11 +172,11 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             window = Window((n, h, w, c), (kh, kw), strides, padding, dilation, pad_value)
             return gpu_conv2d(self.builder_, x, weight, window, groups)
         depthwise = is_depthwise(call)
-        if depthwise and weight.dtype == "bfloat16":
-            weight = weight.astype("float32")
+        if depthwise and weight.dtype == BFLOAT16.weight:
+            weight = weight.astype(FLOAT32.weight)
         plain = ConvShape(
             n, h, w, c, k, (kh, kw), strides, padding, dilation, groups,
-            dot=1, rows=1, block=1, pad_value=pad_value, bfloat16=weight.dtype == "bfloat16",
+            dot=1, rows=1, block=1, pad_value=pad_value, bfloat16=weight.dtype == BFLOAT16.weight,
         )  # fmt: skip
         tiled = tiled_conv2d(self.builder_, x, weight, plain, self._isa)
         if tiled is not None:
@@ -207,6 +208,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
     def _emit(self, made: PackedKernel, x: Expr, weight: Array, widened: bool) -> Expr:
         if widened:
             self.widened.append(self._name)
+        suffix = suffix_of(dtype_of(x))
         if made.prepare is not None:
             prepared = self.builder_.call_te(
                 made.prepare, made.source, primfunc_name_hint="pack_image"
@@ -221,7 +223,6 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         }
         if self._options.tagged:
             notes["lepton.op"] = self._op
-        suffix = {"float32": "", "bfloat16": "_bf16"}.get(dtype_of(x), "_int8")
         sums = self.builder_.call_te(
             lambda a, b: made.kernel(a, b, made.shape, notes),
             x,

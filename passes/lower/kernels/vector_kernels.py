@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lepton_tvm.ir.graph import Array, Expr
+from lepton_tvm.ir.precisions import BFLOAT16, INT8
 from lepton_tvm.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
 from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.kernels.dot import WORD, dot_candidates, is_exact, uses_maddubs
@@ -52,7 +53,7 @@ class CpuKernels:
         def made(dot: int) -> PackedKernel:
             tiles = self._tiles(rows, columns, weight, dot, depth * weight.itemsize)
             plans = [KernelPlan(tile) for tile in tiles]
-            if self._isa.matrix and weight.dtype == "int8":
+            if self._isa.matrix and weight.dtype == INT8.weight:
                 plans = product_plans(rows, depth, columns, tiles, self._isa)
             plan = self.choose(plans)
             tile = plan.tile
@@ -60,7 +61,7 @@ class CpuKernels:
                 return matrix_kernel(weight, leading, tile)
             shape = MatmulShape(
                 leading, depth, columns, dot, tile.rows, tile.channels,
-                weight.dtype == "bfloat16", self._offset(dot, weight),
+                weight.dtype == BFLOAT16.weight, self._offset(dot, weight),
             )  # fmt: skip
             return PackedKernel("matmul", matmul, shape, tile, pack_matmul_weight(weight, shape))
 
@@ -113,25 +114,25 @@ class CpuKernels:
             self.target.cores,
             # where there are tile registers, what they leave is too small for transforms
             winograd=self.winograd and not (plain.bfloat16 and self._isa.amx),
-            matrix=self._isa.matrix and weight.dtype == "int8" and plain.groups == 1,
+            matrix=self._isa.matrix and weight.dtype == INT8.weight and plain.groups == 1,
         )
 
     def _tiles(
         self, extent: int, channels: int, weight: Array, dot: int, row_bytes: int
     ) -> list[RegisterTile]:
         # other units have tiles of many rows, for which the weights' way does not count
-        narrow = uses_maddubs(dot, self._isa) and weight.dtype == "int8"
+        narrow = uses_maddubs(dot, self._isa) and weight.dtype == INT8.weight
         return ranked_tiles(
             extent,
             channels,
             self._isa,
-            1 if weight.dtype == "bfloat16" else dot,
+            1 if weight.dtype == BFLOAT16.weight else dot,
             row_bytes=row_bytes,
             weight_bytes=weight.size // channels if narrow else 0,
         )
 
     def _offset(self, dot: int, weight: Array) -> int:
-        return self._isa.offset if dot == WORD and weight.dtype == "int8" else 0
+        return self._isa.offset if dot == WORD and weight.dtype == INT8.weight else 0
 
     def _first_exact(
         self, made: Callable[[int], PackedKernel], weight: Array, depth: int
