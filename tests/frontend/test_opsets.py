@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx.version_converter
 import pytest
 from onnx import helper
 
-from lepton_tvm.errors import ModelError
+from lepton_tvm.errors import CompileError, ModelError
 from lepton_tvm.frontend import load_model
 from tests.support.onnx_models import Graph, assert_agrees, clip, conv_net
 
@@ -213,17 +213,41 @@ OPS: dict[str, Callable[[Graph, str], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 18, 21])
+#: Operators of `OPS` that are imported but do not compile, and why.
+NOT_COMPILED = {
+    "topk": "TVM's code for sort and scan (DispatchSortScan) is not in the pipeline",
+}
+
+CHANGES = [9, 10, 11, 12, 13, 18, 21]  # operator sets in which one of `OPS` changed
+
+
+@pytest.mark.parametrize("opset", CHANGES)
 def test_operators(opset: int, tmp_path: Path) -> None:
-    """All of `OPS` side by side in one model, one output each, wherever one of them changed."""
+    """All of `OPS` that compile, side by side in one model, one output each."""
+    check_operators(opset, [name for name in OPS if name not in NOT_COMPILED], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(raises=CompileError, strict=True, reason=why))
+        for name, why in NOT_COMPILED.items()
+    ],
+)
+@pytest.mark.parametrize("opset", CHANGES)
+def test_operators_that_do_not_compile(opset: int, name: str, tmp_path: Path) -> None:
+    check_operators(opset, [name], tmp_path)
+
+
+def check_operators(opset: int, names: Sequence[str], folder: Path) -> None:
     g = Graph(opset)
     x = g.input("x", [2, 4, 8, 6])
-    for name, build in OPS.items():
-        made = build(g, x)
+    for name in names:
+        made = OPS[name](g, x)
         if made:
             g.nodes.append(helper.make_node("Identity", [made], [name]))
             g.output(name)
-    path = g.save(tmp_path / "operators.onnx")
+    path = g.save(folder / "operators.onnx")
     model = load_model(path)
     assert [info.name for info in model.outputs] == [o.name for o in g.outputs]
     assert_agrees(model, path)
