@@ -30,7 +30,7 @@ RPC_MAGIC = 0xFF271
 TRACKER_MAGIC = 0x2F271
 CODE_MISMATCH = RPC_MAGIC + 2
 #: The one function that our server adds to TVM's: (command, JSON, bytes) -> `packed` answer.
-FUNCTION = "lepton_tvm.farm"
+FUNCTION = "lepton_tvm.device"
 #: Where a device's facts stand in what it tells the tracker.
 INFO = "lepton_tvm"
 

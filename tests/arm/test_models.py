@@ -84,7 +84,7 @@ def wanted(artifacts: dict[tuple[str, str], CompiledArtifact], lines: Array) -> 
 def device(cpu: str, folder: Path) -> Iterator[Running]:
     """Our server on the emulated processor."""
     arm = machine()
-    options = ["-m", "lepton_tvm.farm", "--port", "0"]
+    options = ["-m", "lepton_tvm.bench.device_main", "--port", "0"]
     with started(
         folder, cpu, options, python=str(arm.python), environment=arm.environment(cpu)
     ) as running:

@@ -82,7 +82,7 @@ def _run(
     told: list[str] = []
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(servers.tracker(folder))
-        options = ["-m", "lepton_tvm.farm", "--port", "0", "--key", "arm"]
+        options = ["-m", "lepton_tvm.bench.device_main", "--port", "0", "--key", "arm"]
         options += ["--tracker", tracker.address]
         pair = [
             stack.enter_context(

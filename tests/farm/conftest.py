@@ -11,8 +11,11 @@ from tests.cli.conftest import lepton
 from tests.support import device_kernels as kernels
 from tests.support import servers
 from tests.tuning.conftest import model
+from tests.workers.conftest import builder, runner
 
-__all__ = ["lepton", "libraries", "lone", "model", "other", "tracker", "work"]
+__all__ = [
+    "builder", "lepton", "libraries", "lone", "model", "other", "runner", "tracker", "work",
+]  # fmt: skip
 
 
 #: The options of `device serve` for a machine that says it is another one.

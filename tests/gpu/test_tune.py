@@ -38,7 +38,7 @@ def gpu_host(
     tracker: servers.Running, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[servers.Running]:
     """A device whose driver is the emulated one."""
-    command = ["-m", "lepton_tvm.farm", "--port", "0", "--tracker", tracker.address]
+    command = ["-m", "lepton_tvm.bench.device_main", "--port", "0", "--tracker", tracker.address]
     folder = tmp_path_factory.mktemp("device")
     extra = emulator.environment()
     with servers.started(folder, "gpu", [*command, "--key", "gpu"], extra=extra) as running:

@@ -136,7 +136,7 @@ def device(
 
     `temporary`: where its sessions have their folders, instead of the system's place.
     """
-    command = ["-m", "lepton_tvm.farm", "--port", "0", *options]
+    command = ["-m", "lepton_tvm.bench.device_main", "--port", "0", *options]
     extra = {} if temporary is None else {"TMPDIR": str(temporary)}
     return started(folder, name, command, extra=extra)
 
