@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["Pass", "PassReport", "Skipped"]
+__all__ = ["Pass", "PassReport", "Refused", "Skipped"]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What a rule answers for an op that it is for and yet leaves alone: the reason."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Pass(Protocol):
 
     The module that comes in is never changed: a pass that edits begins with `mod = mod.clone()`,
     others build a new one. The module that goes out is well formed. Every op of the kind the pass
-    is for that it left alone stands in the report with a reason. Running a pass on its own output
+    is for that it left alone stands in the report with a reason: a rule answers with its rewrite,
+    with `Refused`, or with None for an op that is not its own. Running a pass on its own output
     changes nothing, but for the pruners, which remove more.
 
     The passes of `loops` are plain TVM passes without a report: no reason of theirs to leave a loop

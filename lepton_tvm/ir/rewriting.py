@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import tvm
@@ -39,7 +39,7 @@ class GraphBuilder:
         self._values: dict[relax.Var, Expr] = {}
         self._taken: set[str] = {p.name for p in self._old.params}
         self._next: dict[str, int] = {}
-        self._uses: dict[relax.Var, int] = {}
+        self._readers: dict[relax.Var, list[relax.VarBinding | None]] = {}
 
     @property
     def mod(self) -> tvm.IRModule:
@@ -79,7 +79,11 @@ class GraphBuilder:
 
         Never too low during `rewrite`; 1 for what `emit` bound on the way.
         """
-        return self._uses.get(expr, 1) if isinstance(expr, relax.Var) else 1
+        return len(self._readers.get(expr, [None])) if isinstance(expr, relax.Var) else 1
+
+    def readers(self, expr: Expr) -> list[relax.VarBinding | None]:
+        """The bindings of the old `main` that read this value; None where it is returned."""
+        return list(self._readers.get(expr, ()))
 
     def single_use(self, expr: Expr) -> Expr | None:
         """The call that made `expr` when nobody but the present reader sees it, else None."""
@@ -172,7 +176,7 @@ def rewrite(mod: tvm.IRModule, visit: Visit) -> tuple[tvm.IRModule, int]:
     old_readers = consumers(func)
     params = set(func.params)
     builder = GraphBuilder(mod)
-    builder._uses = {p: len(readers) for p, readers in old_readers.items() if p in params}
+    builder._readers = {p: _seen_by(p, old_readers) for p in params}
     env: dict[relax.Var, Expr] = {}
     changed = 0
     for binding in old:
@@ -190,11 +194,19 @@ def rewrite(mod: tvm.IRModule, visit: Visit) -> tuple[tvm.IRModule, int]:
             new = builder.emit(answer, binding.var.name if keeps else None)
         env[binding.var] = new
         if isinstance(new, relax.Var):
-            builder._uses[new] = builder._uses.get(new, 0) + len(old_readers[binding.var])
+            seen = _seen_by(binding.var, old_readers)
+            builder._readers[new] = [*builder._readers.get(new, ()), *seen]
     output = func.body.body if isinstance(func.body, relax.SeqExpr) else func.body
     result = substitute(output, env)
     made = builder.value(result)
     return builder.finish(made if isinstance(made, relax.Tuple) else result), changed
+
+
+def _seen_by(
+    var: relax.Var, readers: Mapping[relax.Var, Sequence[relax.VarBinding]]
+) -> list[relax.VarBinding | None]:
+    """The readers of `var`; None stands for the function's result."""
+    return [None if reader.var is var else reader for reader in readers[var]]
 
 
 def with_output(mod: tvm.IRModule, output: Expr) -> tvm.IRModule:

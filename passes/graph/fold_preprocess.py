@@ -18,23 +18,18 @@ from lepton_tvm.ir.graph import (
     GraphBuilder,
     argument_vars,
     bindings_of,
-    const_array,
     constant,
-    consumers,
-    definitions,
     dtype_of,
     main_of,
     op_name,
     output_of,
-    rewrite,
     shape_of,
     substitute,
-    with_attrs,
 )
 from lepton_tvm.passes.base import PassReport, Skipped
 from lepton_tvm.passes.graph.canonicalize.simplify_shapes import moves_only_units, permute_axes
+from lepton_tvm.passes.graph.first_convolution import Folds, fold_factor, fold_mean
 from lepton_tvm.passes.graph.fold_batch_norm import FoldBatchNorm
-from lepton_tvm.passes.graph.linear_ops import is_padded, per_channel, scale_inputs, shift_inputs
 
 __all__ = ["FoldPreprocess"]
 
@@ -84,15 +79,16 @@ class FoldPreprocess:
         factor, mean = self._constants(param)
         mod = self._with_pixels(mod, param, factor, mean)
         notes: list[str] = []
-        mod, changed = rewrite(mod, lambda g, var, call: _fold_factor(g, call))
+        folds = Folds(param.name)
+        mod, changed = folds.sweep(mod, fold_factor)
         if changed:
             notes.append("the factor went into the weight of the first convolution")
-        mod, shifted = rewrite(mod, lambda g, var, call: _fold_mean(g, var, call))
+        mod, shifted = folds.sweep(mod, fold_mean)
         if shifted:
             notes.append("the mean went into the bias of the first convolution")
             mod, _ = FoldBatchNorm()(mod)
-        skipped = _left_in_place(mod, param.name)
-        return mod, PassReport(self.name, 1 + changed + shifted, tuple(notes), skipped=skipped)
+        count = 1 + changed + shifted
+        return mod, PassReport(self.name, count, tuple(notes), skipped=folds.skipped())
 
     def _param(self, mod: tvm.IRModule) -> relax.Var:
         params = list(main_of(mod).params)
@@ -179,99 +175,3 @@ def _is_to_nhwc(value: Expr, param: relax.Var) -> bool:
 
 def _reads(value: Expr, param: relax.Var) -> bool:
     return any(v.same_as(param) for v in argument_vars(value))
-
-
-def _fold_factor(g: GraphBuilder, call: Expr) -> Expr | None:
-    """conv2d(pixels * factor, w) -> conv2d(pixels, w * factor)."""
-    found = _normalise_before(g, call, "relax.multiply")
-    if found is None:
-        return None
-    data, factor = found
-    return scale_inputs(with_attrs(call, [data, call.args[1]]), factor)
-
-
-def _fold_mean(g: GraphBuilder, var: relax.Var, call: Expr) -> Expr | None:
-    """conv2d(pixels - mean, w) -> conv2d(pixels, w) + shift, padded with the mean if at all."""
-    found = _normalise_before(g, call, "relax.add")
-    if found is None:
-        return None
-    data, shift = found
-    padding = [int(p) for p in call.attrs.padding]
-    if is_padded(call):
-        if not np.all(shift == shift[0]):
-            return None
-        data = _pad_pixels(g, data, padding, -float(shift[0]))
-        padding = [0, 0, 0, 0]
-    conv = with_attrs(call, [data, call.args[1]], padding=padding)
-    bias = shift_inputs(conv, shift)
-    if bias is None:
-        return None
-    conv = g.emit(conv, var.name)
-    return relax.op.add(conv, constant(bias.reshape(1, 1, 1, -1), dtype_of(conv)))
-
-
-def _pad_pixels(g: GraphBuilder, data: Expr, padding: list[int], value: float) -> Expr:
-    """Pad H and W with `value`: as bytes, before the cast, when a byte can hold it."""
-    top, left, bottom, right = padding
-    widths = [0, 0, top, bottom, left, right, 0, 0]
-    cast = g.single_use(data)
-    if (
-        cast is None
-        or op_name(cast) != "relax.astype"
-        or value != round(value)
-        or not 0 <= value <= 255
-    ):
-        return g.emit(relax.op.nn.pad(data, widths, pad_value=value))
-    padded = g.emit(relax.op.nn.pad(cast.args[0], widths, pad_value=value))
-    return g.emit(relax.op.astype(padded, dtype_of(cast)))
-
-
-def _normalise_before(g: GraphBuilder, call: Expr, op: str) -> tuple[Expr, Array] | None:
-    """(data, one value per channel) when an NHWC conv2d reads `op(pixels, constant)` alone."""
-    if op_name(call) != "relax.nn.conv2d" or call.attrs.data_layout != "NHWC":
-        return None
-    before = g.single_use(call.args[0])
-    if before is None or op_name(before) != op or not _is_pixels(g, before.args[0]):
-        return None
-    array = const_array(before.args[1])
-    channels = shape_of(call.args[0])[3]
-    vector = None if array is None else per_channel(array, shape_of(before), 3)
-    if vector is None or len(vector) != channels:
-        return None
-    return before.args[0], vector.astype(np.float64)
-
-
-def _is_pixels(g: GraphBuilder, data: Expr) -> bool:
-    """True for the cast of a uint8 value, also with the mean already subtracted."""
-    made = g.value(data)
-    if op_name(made) == "relax.add" and const_array(made.args[1]) is not None:
-        made = g.value(made.args[0])
-    return op_name(made) == "relax.astype" and dtype_of(made.args[0]) == "uint8"
-
-
-def _left_in_place(mod: tvm.IRModule, name: str) -> tuple[Skipped, ...]:
-    """The parts of the normalisation that still run on every pixel, each with its reason."""
-    func = main_of(mod)
-    made, readers = definitions(func), consumers(func)
-    left = []
-    for binding in bindings_of(func):
-        call = binding.value
-        if (
-            op_name(call) not in ("relax.add", "relax.multiply")
-            or const_array(call.args[1]) is None
-        ):
-            continue
-        source = made.get(call.args[0], call.args[0])
-        if op_name(source) == "relax.add":
-            source = made.get(source.args[0], source.args[0])
-        if op_name(source) != "relax.astype" or dtype_of(source.args[0]) != "uint8":
-            continue
-        next_ops = [op_name(b.value) for b in readers[binding.var]]
-        if len(next_ops) != 1:
-            reason = f"the normalised '{name}' is read in {len(next_ops)} places"
-        elif next_ops == ["relax.nn.conv2d"]:
-            reason = "the means differ between channels and the first convolution pads with zeros"
-        else:
-            reason = f"'{name}' goes into {next_ops[0]}, not straight into a convolution"
-        left.append(Skipped(op_name(call), binding.var.name, reason))
-    return tuple(left)

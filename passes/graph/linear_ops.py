@@ -19,9 +19,11 @@ from lepton_tvm.ir.graph import (
     with_attrs,
 )
 from lepton_tvm.ir.ops import named
+from lepton_tvm.passes.base import Refused
 
 __all__ = [
     "LINEAR_OPS",
+    "NO_INPUT_SCALE",
     "bias_constant",
     "channel_axis",
     "input_channel_axis",
@@ -32,6 +34,9 @@ __all__ = [
     "shift_inputs",
     "with_data",
 ]
+
+#: What an op answers that cannot take a scale or a shift of its input.
+NO_INPUT_SCALE = Refused("cannot take a scale and a shift")
 
 LINEAR_OPS = named("linear", True)
 
@@ -88,28 +93,30 @@ def scale_outputs(call: Expr, scale: Array) -> Expr | None:
     return with_weight(call, wide.astype(weight.dtype))
 
 
-def scale_inputs(call: Expr, scale: Array) -> Expr | None:
-    """op(x * scale) as op'(x): exact also with zero padding; None where it is not expressible.
+def scale_inputs(call: Expr, scale: Array) -> Expr | Refused:
+    """op(x * scale) as op'(x): exact also with zero padding.
 
     `scale` has one factor per input channel. Does not handle: conv2d_transpose.
     """
     weight = const_array(call.args[1])
     factors = _input_factors(call, weight, scale)
     if weight is None or factors is None:
-        return None
+        return NO_INPUT_SCALE
     return with_weight(call, (weight.astype(np.float64) * factors).astype(weight.dtype))
 
 
-def shift_inputs(call: Expr, shift: Array) -> Array | None:
-    """What op(x + shift) adds to op(x), one value per output channel; None for a padded conv.
+def shift_inputs(call: Expr, shift: Array) -> Array | Refused:
+    """What op(x + shift) adds to op(x), one value per output channel; refused for a padded conv.
 
     `shift` has one value per input channel. Padding zeros are not shifted, so with padding the
     difference is not constant over the picture. Does not handle: conv2d_transpose.
     """
+    if is_padded(call):
+        return Refused("pads with zeros, which must not be shifted")
     weight = const_array(call.args[1])
     factors = _input_factors(call, weight, shift)
-    if weight is None or factors is None or is_padded(call):
-        return None
+    if weight is None or factors is None:
+        return NO_INPUT_SCALE
     out = 1 if op_name(call) == "relax.matmul" else call.attrs.kernel_layout.index("O")
     others = tuple(i for i in range(weight.ndim) if i != out)
     total: Array = (weight.astype(np.float64) * factors).sum(axis=others)

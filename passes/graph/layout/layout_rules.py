@@ -1,4 +1,8 @@
-"""How each op runs in channels-last order: one rule per kind of op, None for 'keep it as it is'."""
+"""How each op runs in channels-last order: one rule per kind of op.
+
+A rule answers None for an op that has nothing to gain and stays as it is, and `Refused` for one
+that would gain and cannot.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from tvm import relax
 
 from lepton_tvm.ir.graph import Expr, const_array, constant, op_name, shape_of, with_attrs
 from lepton_tvm.ir.ops import OPS
+from lepton_tvm.passes.base import Refused
 from lepton_tvm.passes.graph.layout import layout_movement as movement
 from lepton_tvm.passes.graph.layout.layout_elementwise import follow_elementwise
 from lepton_tvm.passes.graph.layout.layout_tensors import (
@@ -22,12 +27,14 @@ from lepton_tvm.passes.graph.layout.transposed_conv import phases_of_transposed_
 
 __all__ = ["RULES"]
 
-Rule: TypeAlias = Callable[[Layouts, Expr], "Tensor | list[Tensor] | None"]
+Rule: TypeAlias = Callable[[Layouts, Expr], "Tensor | list[Tensor] | Refused | None"]
 
 
-def _conv2d(layouts: Layouts, call: Expr) -> Tensor | None:
-    if call.attrs.data_layout != "NCHW" or call.attrs.kernel_layout != "OIHW":
+def _conv2d(layouts: Layouts, call: Expr) -> Tensor | Refused | None:
+    if call.attrs.data_layout != "NCHW":
         return None
+    if call.attrs.kernel_layout != "OIHW":
+        return Refused(f"its layouts are not NCHW and OIHW: {call.attrs}")
     data = layouts.last(call.args[0])
     weight = _weight_hwio(layouts, call.args[1])
     return layouts.made_last(
@@ -53,9 +60,11 @@ def _weight_hwio(layouts: Layouts, weight: Expr) -> Expr:
     return layouts.emit(with_attrs(made, args, axis=axis), None)
 
 
-def _conv2d_transpose(layouts: Layouts, call: Expr) -> Tensor | None:
-    if call.attrs.data_layout != "NCHW" or const_array(call.args[1]) is None:
+def _conv2d_transpose(layouts: Layouts, call: Expr) -> Tensor | Refused | None:
+    if call.attrs.data_layout != "NCHW":
         return None
+    if const_array(call.args[1]) is None:
+        return Refused("its weight is not constant")
     phases = phases_of_transposed_conv(call, layouts.last(call.args[0]))
     data = layouts.emit(phases.data, layouts.name)
     return Tensor(phases=type(phases)(data, phases.spread, phases.tile))

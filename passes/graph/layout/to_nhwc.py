@@ -19,7 +19,7 @@ from lepton_tvm.ir.graph import (
     shape_of,
 )
 from lepton_tvm.ir.ops import named
-from lepton_tvm.passes.base import PassReport, Skipped
+from lepton_tvm.passes.base import PassReport, Refused, Skipped
 from lepton_tvm.passes.graph.layout.layout_rules import RULES
 from lepton_tvm.passes.graph.layout.layout_tensors import Layouts, Tensor
 
@@ -47,14 +47,15 @@ class ToNHWC:
         func = main_of(mod)
         old = bindings_of(func)
         if not any(_is_spatial_nchw(b.value) for b in old):
-            return mod, PassReport(self.name, 0, skipped=_left_alone(mod))
+            stays = [_skipped(b, why) for b in old if (why := _without_form(b.value))]
+            return mod, PassReport(self.name, 0, skipped=tuple(stays))
         builder = GraphBuilder(mod)
         layouts = Layouts(builder)
         for param in func.params:
             layouts.define(param, Tensor(first=param))
-        changed = 0
-        for binding in old:
-            changed += _convert(layouts, binding)
+        answers = [(binding, _convert(layouts, binding)) for binding in old]
+        changed = sum(answer is True for _, answer in answers)
+        skipped = [_skipped(b, answer) for b, answer in answers if isinstance(answer, Refused)]
         out = output_of(func)
         if isinstance(out, relax.Tuple):
             result: Expr = relax.Tuple([layouts.first(f) for f in out.fields])
@@ -63,11 +64,16 @@ class ToNHWC:
         made = builder.finish(result)
         permutes = sum(op_name(b.value) == "relax.permute_dims" for b in bindings_of(main_of(made)))
         return made, PassReport(
-            self.name, changed, numbers=(("permutes", permutes),), skipped=_left_alone(made)
+            self.name, changed, numbers=(("permutes", permutes),), skipped=tuple(skipped)
         )
 
 
-def _convert(layouts: Layouts, binding: relax.VarBinding) -> bool:
+def _skipped(binding: relax.VarBinding, refused: Refused) -> Skipped:
+    return Skipped(op_name(binding.value), binding.var.name, refused.reason)
+
+
+def _convert(layouts: Layouts, binding: relax.VarBinding) -> bool | Refused:
+    """Bind what `binding` computes; whether that is in NHWC now, or why it had to stay."""
     var, value = binding.var, binding.value
     layouts.name = var.name
     if isinstance(value, relax.Tuple):
@@ -80,13 +86,19 @@ def _convert(layouts: Layouts, binding: relax.VarBinding) -> bool:
         layouts.define(var, layouts.tensor(value))
         return False
     rule = RULES.get(op_name(value))
-    made = rule(layouts, value) if rule is not None else None
+    made = _without_form(value) if rule is None else rule(layouts, value)
     if isinstance(made, Tensor):
         layouts.define(var, made)
         return made.first is None
-    if made is not None:
+    if isinstance(made, list):
         layouts.define_tuple(var, made)
         return True
+    _define_kept(layouts, var, value)
+    return made or False
+
+
+def _define_kept(layouts: Layouts, var: relax.Var, value: Expr) -> None:
+    """Bind an op as it was, in the old layout."""
     kept = layouts.emit_in_first_layout(value)
     if isinstance(kept.ty, tvm.ir.TupleType):
         fields = [
@@ -96,7 +108,14 @@ def _convert(layouts: Layouts, binding: relax.VarBinding) -> bool:
         layouts.define_tuple(var, fields)
     else:
         layouts.define(var, Tensor(first=kept))
-    return False
+
+
+def _without_form(value: Expr) -> Refused | None:
+    """Why an op without a rule stays, where it is one of those that would gain."""
+    if op_name(value) not in _NO_FORM:
+        return None
+    rank = len(shape_of(value))
+    return Refused(f"{rank}-dimensional data has no channels-last form here")
 
 
 def _is_spatial_nchw(value: Expr) -> bool:
@@ -112,16 +131,3 @@ _SPATIAL = named("layout", "conv2d", "conv2d_transpose", "pool", "resize")
 _NO_FORM = named("layout", "no_form")
 
 
-def _left_alone(mod: tvm.IRModule) -> tuple[Skipped, ...]:
-    skipped = []
-    for binding in bindings_of(main_of(mod)):
-        value, kind = binding.value, op_name(binding.value)
-        if _is_spatial_nchw(value):
-            reason = "its weight is not constant"
-            if kind != "relax.nn.conv2d_transpose":
-                reason = f"its layouts are not NCHW and OIHW: {value.attrs}"
-            skipped.append(Skipped(kind, binding.var.name, reason))
-        elif kind in _NO_FORM:
-            reason = f"{len(shape_of(value))}-dimensional data has no channels-last form here"
-            skipped.append(Skipped(kind, binding.var.name, reason))
-    return tuple(skipped)

@@ -101,6 +101,14 @@ def test_what_does_not_go_straight_into_a_convolution_stays() -> None:
     assert "not straight into a convolution" in skipped(report)[-1]
 
 
+def test_a_first_convolution_of_a_computed_weight_takes_nothing() -> None:
+    mod = graph(lambda x, w: op.nn.conv2d(x, w), x=SHAPE, w=(3, 3, 3, 3))
+    for p in canonical_passes():
+        mod, _ = p(mod)
+    _, report = check_pass(FoldPreprocess(127, 128, input="x"), mod)
+    assert skipped(report)[-1] == "the first convolution cannot take a scale and a shift"
+
+
 def test_an_input_that_is_read_twice_stays_right() -> None:
     def body(x: Expr) -> Expr:
         y = op.nn.conv2d(x, noise(3, 3, 3, 3), padding=1)

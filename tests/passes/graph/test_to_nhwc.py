@@ -232,3 +232,20 @@ def test_axes_go_there_and_back(rank: int) -> None:
     for axis in range(rank):
         assert there[last_axis_of(axis, rank)] == axis
         assert last_axis_of(axis - rank, rank) == last_axis_of(axis, rank)
+
+
+def test_a_convolution_of_another_kernel_layout_stays_and_is_reported() -> None:
+    mod = graph(
+        lambda x: op.nn.conv2d(x, noise(3, 3, 4, 6), data_layout="NCHW", kernel_layout="HWIO"),
+        x=(1, 4, 5, 5),
+    )
+    after, report = check_pass(ToNHWC(), mod)
+    assert count(after, "permute_dims") == 0
+    assert [s.op for s in report.skipped] == ["relax.nn.conv2d"]
+    assert "its layouts are not NCHW and OIHW" in skipped(report)[0]
+
+
+def test_a_transposed_convolution_of_a_computed_weight_stays_and_is_reported() -> None:
+    mod = graph(lambda x, w: op.nn.conv2d_transpose(x, w), x=(1, 4, 5, 5), w=(4, 6, 3, 3))
+    _, report = check_pass(ToNHWC(), mod)
+    assert skipped(report) == ["its weight is not constant"]
