@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_tvm.errors import ModelError
+from lepton_tvm.frontend.explicit_padding import inline_functions, resolve_attributes
 from lepton_tvm.frontend.fold import fold_constants
 from lepton_tvm.frontend.graph_checks import (
     NEWEST_TESTED_OPSET,
@@ -18,7 +19,6 @@ from lepton_tvm.frontend.graph_checks import (
 from lepton_tvm.frontend.input_shapes import check_shapes_argument, fix_input_shapes, user_inputs
 from lepton_tvm.frontend.model_file import is_model_file, read_model_file
 from lepton_tvm.frontend.operators import UnsupportedModelError, node_label, unsupported_nodes
-from lepton_tvm.frontend.prepare import inline_functions, resolve_attributes
 from lepton_tvm.frontend.slimming import slim
 from lepton_tvm.frontend.source import Source, checked_file, read_onnx
 from lepton_tvm.model import Model, Step, TensorInfo
