@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend.indexing import gather, pad, slice_by_attributes, tile, top_k
 from lepton_tvm.frontend.resize import resize, upsample
 from lepton_tvm.frontend.values import constant_of, input_at, shape_of
@@ -64,7 +65,7 @@ def dropout(
     mode = input_at(inputs, 2)
     training = constant_of(mode) if mode is not None else np.array(False)
     if training is None or bool(training.reshape(-1)[0]):
-        raise ValueError("it is in training mode; export the model for inference (model.eval())")
+        raise ModelError("it is in training mode; export the model for inference (model.eval())")
     if attrs["tvm_custom"]["num_outputs"] == 1:
         return inputs[0]
     mask = relax.op.full(shape_of(inputs[0]), relax.const(True, "bool"), "bool")
@@ -89,7 +90,7 @@ def power(
         if value == 0.5 and dtype.startswith("float"):
             return relax.op.sqrt(x)
     if not dtype.startswith(("float", "bfloat")):
-        raise ValueError(f"powers of {dtype} are computed for the exponents 1, 2 and 3 only")
+        raise ModelError(f"powers of {dtype} are computed for the exponents 1, 2 and 3 only")
     if str(exponent.ty.dtype) != dtype:
         exponent = bb.normalize(relax.op.astype(exponent, dtype))
     return relax.op.power(x, exponent)
@@ -135,12 +136,12 @@ def lp_normalization(
     return relax.op.divide(x, relax.op.maximum(norm, tiny))
 
 
-def max_roi_align(
+def roi_align(
     bb: relax.BlockBuilder, inputs: list[Any], attrs: dict[str, Any], opset: int
 ) -> relax.Expr | None:
-    """`RoiAlign`: TVM's, except for mode "max", which it computes with other samples than ONNX."""
+    """`RoiAlign` by TVM's converter; mode "max" is refused, for which it takes other samples."""
     if attrs.get("mode", b"avg") != b"avg":
-        raise ValueError("RoiAlign with mode 'max' is not supported, only 'avg'")
+        raise ModelError("RoiAlign with mode 'max' is not supported, only 'avg'")
     return None
 
 
@@ -154,7 +155,7 @@ CONVERTERS: dict[str, Converter] = {
     "Pad": pad,
     "Pow": power,
     "Resize": resize,
-    "RoiAlign": max_roi_align,
+    "RoiAlign": roi_align,
     "Slice": slice_by_attributes,
     "Tile": tile,
     "TopK": top_k,

@@ -1,4 +1,4 @@
-"""Rewrites of an ONNX graph that let fewer forms reach the simplifier and the importer."""
+"""Padding that an ONNX node implies, written out: `auto_pad`, `output_shape`, the axes of `Pad`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend.infer import TensorType, infer_types
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["inline_functions", "resolve_attributes"]
+__all__ = ["make_padding_explicit"]
 
 _WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
 
 
-def inline_functions(model: onnx.ModelProto, path: str) -> onnx.ModelProto:
-    """Replace calls of the model's own functions (torch's dynamo exporter writes them) by nodes."""
-    if not model.functions:
-        return model
-    import onnx.inliner
-
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except Exception as error:  # the inliner raises what its C++ raises
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot import '{path}': its functions do not expand: {first}") from None
-
-
-def resolve_attributes(model: onnx.ModelProto) -> None:
-    """Make implied padding explicit, in place: `auto_pad`, `output_shape`, and the axes of `Pad`.
+def make_padding_explicit(model: onnx.ModelProto) -> None:
+    """Write implied padding out, in place: `auto_pad`, `output_shape`, and the axes of `Pad`.
 
     Padding by `auto_pad` then is part of the convolution instead of an op of its own, and
     onnxslim's fusion of `Pad` into `Conv`, which overlooks the axes, reads full pads.

@@ -101,19 +101,19 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
                 continue
             type_ = self.bb.normalize(value).ty
             if not _is_static(type_):
-                raise ValueError("the shape of its output is only known at run time")
+                raise ModelError("the shape of its output is only known at run time")
             known = self._types.get(name)
             if known is None or not isinstance(type_, relax.TensorType):
                 continue
             found = tuple(int(dim) for dim in type_.shape.values)
             if known.shape is not None and found != known.shape:
-                raise ValueError(
+                raise ModelError(
                     f"its converter gives shape {list(found)} for '{name}', "
                     f"ONNX says {list(known.shape)}"
                 )
             dtype = onnx_frontend.get_type(known.elem_type) if known.elem_type else type_.dtype
             if str(type_.dtype) != str(dtype):
-                raise ValueError(
+                raise ModelError(
                     f"its converter gives {type_.dtype} for '{name}', ONNX says {dtype}"
                 )
 

@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend.values import constant_of, input_at, shape_of
 
 __all__ = ["gather", "pad", "slice_by_attributes", "tile", "top_k"]
@@ -30,21 +31,21 @@ def pad(
     else:
         given = constant_of(inputs[1])
         if given is None:
-            raise ValueError("its pads are computed at run time; they must be constant")
+            raise ModelError("its pads are computed at run time; they must be constant")
         widths = given.astype(np.int64)
         if input_at(inputs, 2) is not None:
             constant = constant_of(inputs[2])
             if constant is None:
-                raise ValueError("its padding value is computed at run time; it must be constant")
+                raise ModelError("its padding value is computed at run time; it must be constant")
             value = constant.reshape(-1)[0].item() if constant.size else 0.0
     axes = np.arange(rank)
     if input_at(inputs, 3) is not None:
         given_axes = constant_of(inputs[3])
         if given_axes is None:
-            raise ValueError("its axes are computed at run time; they must be constant")
+            raise ModelError("its axes are computed at run time; they must be constant")
         axes = given_axes.astype(np.int64) % rank
     if len(widths) != 2 * len(axes):
-        raise ValueError(f"{len(widths)} pads for {len(axes)} axes; there must be two per axis")
+        raise ModelError(f"{len(widths)} pads for {len(axes)} axes; there must be two per axis")
     before, after = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
     before[axes], after[axes] = np.split(widths, 2)
     if (before < 0).any() or (after < 0).any():
@@ -54,7 +55,7 @@ def pad(
         return x
     mode = _PAD_MODES.get(attrs.get("mode", b"constant"))
     if mode is None:
-        raise ValueError(f"pad mode {attrs['mode']!r} is not known")
+        raise ModelError(f"pad mode {attrs['mode']!r} is not known")
     pairs = [int(width) for pair in zip(before, after, strict=True) for width in pair]
     return relax.op.nn.pad(x, pairs, mode, float(value))
 
@@ -91,7 +92,7 @@ def gather(
         wrapped = bb.normalize(relax.op.where(below, from_end, indices))
         return relax.op.take(data, wrapped, axis, mode="clip")
     if given.size and (given.min() < -size or given.max() >= size):
-        raise ValueError(
+        raise ModelError(
             f"index {given.min() if given.min() < -size else given.max()} is outside of axis "
             f"{axis}, which has {size} elements"
         )
@@ -134,5 +135,5 @@ def tile(
     """`Tile` with constant repeats as `R.tile`."""
     repeats = constant_of(inputs[1])
     if repeats is None:
-        raise ValueError("its repeats are computed at run time; they must be constant")
+        raise ModelError("its repeats are computed at run time; they must be constant")
     return relax.op.tile(inputs[0], [int(r) for r in repeats])

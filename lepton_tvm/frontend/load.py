@@ -7,24 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_tvm.errors import ModelError
-from lepton_tvm.frontend.explicit_padding import inline_functions, resolve_attributes
-from lepton_tvm.frontend.fold import fold_constants
-from lepton_tvm.frontend.graph_checks import (
-    NEWEST_TESTED_OPSET,
-    check_graph,
-    check_text,
-    check_weights,
-    opset_of,
-)
-from lepton_tvm.frontend.input_shapes import check_shapes_argument, fix_input_shapes, user_inputs
+from lepton_tvm.frontend.input_shapes import check_shapes_argument
 from lepton_tvm.frontend.model_file import is_model_file, read_model_file
-from lepton_tvm.frontend.operators import UnsupportedModelError, node_label, unsupported_nodes
-from lepton_tvm.frontend.slimming import slim
+from lepton_tvm.frontend.prepare import PREPARE, Facts
 from lepton_tvm.frontend.source import Source, checked_file, read_onnx
 from lepton_tvm.model import Model, Step, TensorInfo
 
 if TYPE_CHECKING:
-    import onnx
     import tvm
 
 __all__ = ["load_model"]
@@ -72,51 +61,17 @@ def _check_fixed(model: Model, shapes: Mapping[str, tuple[int, ...]], path: Path
 
 
 def _import(source: Source, shapes: Mapping[str, tuple[int, ...]], name: str) -> Model:
-    path = str(source.path)
-    sha256 = source.sha256
-    check_text(source.proto, path)
-    proto = inline_functions(source.proto, path)
-    del source
     from lepton_tvm.frontend.importer import import_graph, known_operators
 
-    known = known_operators()
-    _refuse_unsupported(proto, known, path)
-    check_graph(proto, path)
-    opset = opset_of(proto)
-    check_weights(proto, path)
-    fix_input_shapes(proto, shapes, path)
-    inputs = list(user_inputs(proto.graph))
-    del proto.graph.input[:]
-    proto.graph.input.extend(inputs)
-    names = [value.name for value in inputs], [value.name for value in proto.graph.output]
-    labels = {output: node_label(node) for node in proto.graph.node for output in node.output}
-    folded = fold_constants(proto)
-    resolve_attributes(proto)
-    proto, note = slim(proto)
-    _restore_names(proto, labels)
-    folded += fold_constants(proto)
-    resolve_attributes(proto)
-    _refuse_unsupported(proto, known, path)
+    path, sha256 = str(source.path), source.sha256
+    facts = Facts(path, shapes, known_operators())
+    proto = source.proto
+    del source  # else the file's weights stay in memory beside the prepared ones
+    for step in PREPARE:
+        proto = step(proto, facts)
     module = import_graph(proto, path)
     del proto
-    notes = [f"opset {opset}", f"{folded} constant nodes folded", note]
-    if opset > NEWEST_TESTED_OPSET:
-        notes.append(f"opset {opset} is newer than {NEWEST_TESTED_OPSET}, the newest one tested")
-    return _canonical(module, names, name, sha256, shapes, notes)
-
-
-def _restore_names(proto: onnx.ModelProto, labels: Mapping[str, str]) -> None:
-    """Give nodes that the simplifier renamed the names their outputs were made under."""
-    known = set(labels.values())
-    for node in proto.graph.node:
-        if node.name not in known and node.output:
-            node.name = labels.get(node.output[0], node.name)
-
-
-def _refuse_unsupported(proto: onnx.ModelProto, known: frozenset[str], path: str) -> None:
-    nodes = unsupported_nodes(proto, known)
-    if nodes:
-        raise UnsupportedModelError(path, nodes)
+    return _canonical(module, (facts.inputs, facts.outputs), name, sha256, shapes, facts.notes)
 
 
 def _canonical(

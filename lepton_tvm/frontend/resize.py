@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from lepton_tvm.errors import ModelError
 from lepton_tvm.frontend.values import constant_of, shape_of
 
 __all__ = ["resize", "upsample"]
@@ -32,7 +33,7 @@ def resize(
     shape = shape_of(x)
     attrs = dict(attrs)
     if attrs.get("antialias"):
-        raise ValueError("Resize with antialias is not supported")
+        raise ModelError("Resize with antialias is not supported")
     if opset == 10:
         attrs["coordinate_transformation_mode"] = b"asymmetric"
         attrs["nearest_mode"] = b"floor"
@@ -43,9 +44,9 @@ def resize(
     mode = attrs.get("coordinate_transformation_mode", b"half_pixel")
     if mode == b"tf_crop_and_resize":
         if roi is None:
-            raise ValueError("Resize with tf_crop_and_resize needs a constant region")
+            raise ModelError("Resize with tf_crop_and_resize needs a constant region")
         if "axes" in attrs:
-            raise ValueError("Resize with tf_crop_and_resize and axes is not supported")
+            raise ModelError("Resize with tf_crop_and_resize and axes is not supported")
     else:
         roi = None
     if mode == b"half_pixel_symmetric":
@@ -53,7 +54,7 @@ def resize(
     axes = [axis % len(shape) for axis in attrs.pop("axes", range(len(shape)))]
     sizes = _sizes(given, shape, axes, attrs)
     if sizes[:2] != shape[:2]:
-        raise ValueError(f"Resize changes batch or channels, {shape} to {sizes}; only 2-D resizing")
+        raise ModelError(f"Resize changes batch or channels, {shape} to {sizes}; only 2-D resizing")
     if sizes == shape and mode != b"tf_crop_and_resize":
         return x
     region = None if roi is None else relax.const(roi, "float32")
@@ -73,12 +74,12 @@ def _sizes(given: list[Any], shape: list[int], axes: list[int], attrs: dict[str,
         return sizes
     scales = constant_of(given[2]) if given[2] is not None else None
     if scales is None or not scales.size:
-        raise ValueError("Resize needs constant scales or sizes")
+        raise ModelError("Resize needs constant scales or sizes")
     for axis, scale in zip(axes, scales, strict=True):
         exact = float(scale) * shape[axis]
         # float32 scales such as 1/3 are off by one part in 10^7.
         if abs(exact - round(exact)) > 1e-5 * max(exact, 1.0) or round(exact) < 1:
-            raise ValueError(
+            raise ModelError(
                 f"Resize by {float(scale):g} of {shape[axis]} does not give a whole number; "
                 "export the model with sizes instead of scales"
             )

@@ -105,7 +105,7 @@ def test_shape_as_output(tmp_path: Path) -> None:
 def test_shape_as_output_when_nothing_is_folded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lepton_tvm.frontend.load.fold_constants", lambda _: 0)
+    monkeypatch.setattr("lepton_tvm.frontend.prepare.fold_constants", lambda _: 0)
     g = Graph()
     g.output(g.op("Shape", g.input("x", [2, 6])), dtype=INT64)
     agrees(g, tmp_path)
