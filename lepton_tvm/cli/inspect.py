@@ -1,4 +1,4 @@
-"""`lepton-tvm inspect`: what a model or an artifact holds, without running any of it."""
+"""`lepton-tvm inspect`: what a model or an artifact holds, without running it, and the passes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,32 @@ import typer
 
 from lepton_tvm.cli.command import Output, command, new_app
 from lepton_tvm.cli.options import Json
-from lepton_tvm.errors import ModelError
+from lepton_tvm.errors import InputError, ModelError
 
 __all__ = ["app"]
 
 app = new_app()
 
-FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A .so, .lepton or .onnx file.")]
+FileArg = Annotated[
+    Path | None, typer.Argument(metavar="FILE", help="A .so, .lepton or .onnx file.")
+]
+Passes = Annotated[
+    bool, typer.Option("--passes", help="List every pass with its options instead of a file.")
+]
 
 
 @command(app, "inspect")
-def inspect(file: FileArg, as_json: Json = False) -> Output:
-    """Show inputs, outputs, recipe, target and kernels of a file."""
+def inspect(file: FileArg = None, passes: Passes = False, as_json: Json = False) -> Output:
+    """Show inputs, outputs, recipe, target and kernels of a file.
+
+    With --passes, list the passes that models go through."""
+    if passes:
+        return _inspect_passes(file)
+    if file is None:
+        raise InputError(
+            "there is nothing to inspect; name a .so, .lepton or .onnx file, "
+            "or give --passes to list the passes"
+        )
     if file.suffix == ".onnx":
         data = inspect_onnx(file)
         return Output(data, _onnx_text(data))
@@ -41,6 +55,15 @@ def inspect(file: FileArg, as_json: Json = False) -> Output:
     if data.get("gpu") is not None:
         data["machine_code"] = _machine_code(file)
     return Output(data, _artifact_view(data))
+
+
+def _inspect_passes(file: Path | None) -> Output:
+    from lepton_tvm.cli.pass_list import list_passes, passes_view
+
+    if file is not None:
+        raise InputError(f"--passes lists passes and takes no file; leave out {file} or --passes")
+    data = list_passes()
+    return Output(data, lambda: passes_view(data))
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:

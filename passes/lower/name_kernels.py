@@ -22,9 +22,11 @@ _WORDS = 2
 
 @dataclass(frozen=True)
 class NameKernels:
-    """fused_conv2d_int83_add3_cast6_multiply2_round2_tir_clip2 -> conv2d_int8_4.
+    """Name every kernel after its main op and its place in the calls: `conv2d_int8_4`.
 
-    The name is the anchor op (else the first words of the chain) and its number in call order.
+    Before: fused_conv2d_int83_add3_cast6_multiply2_round2_tir_clip2
+    After:  conv2d_int8_4
+    The main op is the anchor, or else the first words of the chain.
     """
 
     name: ClassVar[str] = "name-kernels"

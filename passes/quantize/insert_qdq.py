@@ -24,12 +24,13 @@ __all__ = ["InsertQDQ"]
 
 @dataclass(frozen=True)
 class InsertQDQ:
-    """Insert Q/DQ pairs where `plan` says, with `params` (by tensor name) for activations.
+    """Insert pairs of quantize and dequantize where `plan` says.
 
     Before: `conv2d(x, w)`
     After:  `conv2d(dequantize(quantize(x, s, zp), s, zp), dequantize(w8, sw, 0, axis=3))`
 
     Every reader of a quantized tensor reads the pair, except that outputs of the model stay float.
+    `params` gives scale and zero point of activations by tensor name.
     `input_means` (anchor name -> mean of its data per input channel [C]) switches on bias
     correction: the shift that rounding the weights gives to the mean of each output channel is
     taken off its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias

@@ -17,6 +17,7 @@ from lepton_tvm.cli.findings import ceiling, pair_problems
 from lepton_tvm.cli.model_options import ModelOptions
 from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import InputError
+from lepton_tvm.passes.registry import PASSES
 from lepton_tvm.targets import cpu_flags
 from tests.cli.conftest import Lepton
 
@@ -156,6 +157,37 @@ def test_inspect_refuses_bad_onnx(content: Any, message: str, lepton: Lepton) ->
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+def test_inspect_lists_the_passes(lepton: Lepton) -> None:
+    listed = {one["name"]: one for one in lepton("inspect", "--passes", "--json").json["passes"]}
+    assert list(listed) == list(PASSES)
+    assert listed["fold-batch-norm"]["what"].startswith("Fold the multiply and add")
+    assert listed["canonicalize"]["options"] == {}
+    options = listed["prune-channels"]["options"]
+    assert options["ratio"] == {"type": "float", "required": True, "default": None}
+    assert options["round_to"] == {"type": "int", "required": False, "default": 8}
+    assert listed["prune-magnitude"]["options"]["skip"]["default"] == []
+    assert listed["lower-kernels"]["options"]["winograd"]["default"] is True
+    out = lepton("inspect", "--passes").out
+    assert "ratio (required)" in out
+    assert "round_to=8" in out
+    assert all(name in out for name in PASSES)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is nothing to inspect; name a .so, .lepton or .onnx file"),
+        (("model.onnx", "--passes"), "--passes lists passes and takes no file"),
+    ],
+)
+def test_inspect_takes_a_file_or_the_passes(
+    words: tuple[str, ...], message: str, lepton: Lepton
+) -> None:
+    ended = lepton("inspect", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
 
 
 def test_inspect_refuses_a_foreign_library(lepton: Lepton) -> None:

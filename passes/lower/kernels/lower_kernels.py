@@ -47,7 +47,7 @@ __all__ = ["LowerKernels"]
 
 @dataclass(frozen=True)
 class LowerKernels:
-    """conv2d and matmul with constant weights -> `call_tir` of a loop nest, weights packed.
+    """Turn convolutions and products with constant weights into loop nests over packed weights.
 
     Before:  conv2d(x, const HWIO)     float32, bfloat16 -> float32, or uint8 x int8 -> int32
     After:   call_tir(conv2d, (x, const [K/b, KH, KW, C, b]))
