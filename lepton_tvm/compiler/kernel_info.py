@@ -1,4 +1,4 @@
-"""What each kernel of a built model is: its op, precision, work and the rule that scheduled it."""
+"""What the manifest says of each kernel: its op, precision, work and the rule that scheduled it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import tvm
-import tvm_ffi
 from tvm import tirx
 
-from lepton_tvm.ir.graph import (
-    bindings_of,
-    dtype_of,
-    is_constant,
-    main_of,
-    op_name,
-    shape_of,
-)
+from lepton_tvm.compiler.fused_kernels import anchor_notes, kernel_calls
+from lepton_tvm.ir.graph import dtype_of, is_constant, shape_of
 from lepton_tvm.ir.instructions import dot_instruction
 from lepton_tvm.ir.precisions import INT8, reading
 from lepton_tvm.schedules.apply import Applied
-from lepton_tvm.schedules.base import block_notes, new_schedule
 from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.targets import Target
 
-__all__ = ["KernelInfo", "anchor_notes", "describe_kernels", "kernel_calls", "kernel_hash"]
+__all__ = ["KernelInfo", "describe_kernels"]
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 
@@ -69,19 +61,6 @@ class KernelInfo:
         made["input_shapes"] = [list(s) for s in self.input_shapes]
         made["output_shape"] = list(self.output_shape)
         return made
-
-
-def kernel_calls(mod: tvm.IRModule) -> list[tuple[str, Any]]:
-    """The calls of kernels in `main`, in order: the function's name and the arguments."""
-    values = [b.value for b in bindings_of(main_of(mod))]
-    calls = [v for v in values if op_name(v).startswith("call_tir:")]
-    return [(call.args[0].name_hint, call.args[1]) for call in calls]
-
-
-def kernel_hash(func: tirx.PrimFunc) -> str:
-    """What identifies a loop nest, whatever it is called: 16 hex digits of its structure."""
-    plain = func.with_attr("global_symbol", "main")
-    return f"{tvm_ffi.structural_hash(plain) & (1 << 64) - 1:016x}"
 
 
 def describe_kernels(
@@ -152,15 +131,6 @@ def _describe(
         multiplied=_multiplied(op, macs, shapes),
         bytes=sum(_bytes(b.dtype, shape) for b, shape in zip(buffers, shapes, strict=True)),
     )  # fmt: skip
-
-
-def anchor_notes(func: tirx.PrimFunc) -> dict[str, Any] | None:
-    sch = new_schedule(func)
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
-        notes = block_notes(sch, block)
-        if "lepton.kernel" in notes:
-            return notes
-    return None
 
 
 def _isa(rule: str | None, precision: str, target: Target) -> str:

@@ -22,13 +22,8 @@ import tvm
 from tvm import relax, s_tir, tirx
 
 from lepton_tvm.compiler.build_cuda import build_device, build_failure
-from lepton_tvm.compiler.kernel_info import (
-    KernelInfo,
-    anchor_notes,
-    describe_kernels,
-    kernel_calls,
-    kernel_hash,
-)
+from lepton_tvm.compiler.fused_kernels import anchor_notes, kernel_calls, kernel_hash
+from lepton_tvm.compiler.kernel_info import KernelInfo, describe_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.kernel_plan import DEFAULT_PLANS, KernelPlan, Plans, PlansByOp
 from lepton_tvm.passes.base import PassReport

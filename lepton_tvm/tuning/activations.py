@@ -9,7 +9,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from lepton_tvm.compiler.kernel_info import anchor_notes
+from lepton_tvm.compiler.fused_kernels import anchor_notes
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.tir_rewrite import children
 from lepton_tvm.measure.timing_inputs import random_inputs

@@ -13,7 +13,7 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.database import PyDatabase, TuningRecord, Workload
 
 from lepton_tvm.artifact.manifest import versions
-from lepton_tvm.compiler.kernel_info import kernel_hash
+from lepton_tvm.compiler.fused_kernels import kernel_hash
 from lepton_tvm.db import Database, Trial, TrialKey
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.bfloat16 import load_kernel

@@ -11,7 +11,8 @@ import numpy as np
 import tvm
 from tvm import tirx
 
-from lepton_tvm.compiler.kernel_info import KernelInfo, describe_kernels, kernel_calls, kernel_hash
+from lepton_tvm.compiler.fused_kernels import kernel_calls, kernel_hash
+from lepton_tvm.compiler.kernel_info import KernelInfo, describe_kernels
 from lepton_tvm.compiler.pipeline import fuse, ops_of_kernels
 from lepton_tvm.errors import TrialError
 from lepton_tvm.ir.graph import Array, const_array

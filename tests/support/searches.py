@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lepton_tvm.compiler.kernel_info import kernel_calls, kernel_hash
+from lepton_tvm.compiler.fused_kernels import kernel_calls, kernel_hash
 from lepton_tvm.compiler.pipeline import fuse
 from lepton_tvm.compiler.tuned import trial_key
 from lepton_tvm.db import Database, TrialKey

@@ -11,7 +11,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from lepton_tvm.compiler.kernel_info import anchor_notes, kernel_calls, kernel_hash
+from lepton_tvm.compiler.fused_kernels import anchor_notes, kernel_calls, kernel_hash
 from lepton_tvm.compiler.pipeline import Build, build, fuse, ops_of_kernels
 from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
