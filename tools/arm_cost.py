@@ -30,7 +30,8 @@ from typing import Any
 import tvm
 
 from lepton_tvm import load_model, quantize
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE, build_context, lower
+from lepton_tvm.compiler.build_cpu import build_kernels
+from lepton_tvm.compiler.pipeline import lower
 from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
@@ -242,12 +243,7 @@ def _integer_peak(target: Target) -> str:
 
 
 def _assembly(func: Any, target: Target) -> str:
-    with build_context(target):
-        built = tvm.compile(
-            tvm.IRModule({"main": func.with_attr("global_symbol", "main")}),
-            target.tvm,
-            tir_pipeline=TIR_PIPELINE,
-        )
+    built = build_kernels(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target)
     return str(built.mod.inspect_source("asm"))
 
 

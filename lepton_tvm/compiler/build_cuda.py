@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import s_tir, tirx
+from tvm.tirx.build import split_host_device_mods, tir_to_runtime
 
 from lepton_tvm.artifact.device_code import device_source
 from lepton_tvm.artifact.nvrtc import compile_binary
+from lepton_tvm.compiler.phase import Phase, run_phases
 from lepton_tvm.errors import CompileError
 from lepton_tvm.passes.loops.fused_sums import fused_sums
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 
-__all__ = ["DEVICE_PIPELINE", "build_device", "build_failure", "launches"]
-
-#: The name under which the lowering of loop nests for GPUs is registered with TVM.
-DEVICE_PIPELINE = "lepton_tvm_device"
+__all__ = [
+    "build_context",
+    "build_kernels",
+    "check_launches",
+    "launches",
+    "loop_phases",
+    "machine_code",
+]
 
 _CONFIG = {
     "tirx.disable_assert": True,
@@ -33,60 +39,159 @@ _CONFIG = {
 _NO_GPU = "TVM_COMPILE_FORCE_FALLBACK"
 
 
-def build_device(
-    mod: tvm.IRModule, target: Target, relax_pipeline: tvm.transform.Pass | None = None
-) -> tuple[Any, bytes]:
-    """What `tvm.compile` makes of a scheduled module, and the machine code of its kernels.
+def loop_phases(target: Target) -> tuple[Phase, ...]:
+    """From scheduled loop nests to host code and kernels: TVM's list for GPUs and `fused-sums`.
 
-    Raises CompileError where a function has no schedule (it would run on one thread), asks for a
-    larger grid or more threads than there are, or, with the compiler's message, for more memory.
-    Registers cannot be too many: the compiler is told the threads of a block.
+    Steps of TVM's list for other machines, and those that our configuration turns off, are left
+    out. `fused-sums` makes sums of products one instruction each.
     """
-    _check_scheduled(mod, target)
-    options = {} if relax_pipeline is None else {"relax_pipeline": relax_pipeline}
-    with _source_only(), target.tvm, tvm.transform.PassContext(opt_level=3, config=_CONFIG):
-        try:
-            made = tvm.compile(mod, target.tvm, tir_pipeline=DEVICE_PIPELINE, **options)
-        except (RuntimeError, ValueError) as error:
-            raise build_failure(error, target) from error
-    source = device_source(made)
-    if source is None:
-        raise CompileError(f"this model has no kernel to run on {target}")
-    return made, compile_binary(source, gpu_of(target).archs)
-
-
-def build_failure(error: Exception, target: Target) -> CompileError:
-    """TVM's last line as the project's own error."""
-    return CompileError(
-        f"the compiler could not build this model for {target}: "
-        f"{str(error).strip().splitlines()[-1]}; please report it with the model"
+    return (
+        Phase("bind-target", tirx.transform.BindTarget(target.tvm)),
+        # blocks -> plain loops over flat buffers
+        Phase("canonicalize-loops", s_tir.transform.CanonicalizeLoop()),
+        Phase("sums-across-threads", s_tir.transform.LowerCrossThreadReduction()),
+        Phase("lower-init-blocks", s_tir.transform.LowerInitBlock()),
+        Phase("place-buffers", s_tir.transform.PlanAndUpdateBufferAllocationLocation()),
+        Phase("opaque-blocks", s_tir.transform.ConvertBlocksToOpaque()),
+        Phase("lift-thread-bindings", s_tir.transform.LiftThreadBinding()),
+        Phase("stage-shared-memory", s_tir.transform.ManifestSharedMemoryLocalStage()),
+        Phase("compact-buffers", s_tir.transform.CompactBufferAllocation()),
+        Phase("lower-copies", s_tir.transform.LowerAutoCopy()),
+        Phase("unify-thread-bindings", s_tir.transform.UnifyThreadBinding()),
+        Phase("lower-match-buffers", s_tir.transform.LowerMatchBuffer()),
+        Phase("simplify-blocks", s_tir.transform.StmtSimplify()),
+        Phase("permuted-layouts", s_tir.transform.InjectPermutedLayout()),
+        Phase("mark-irregular-loops", s_tir.transform.AnnotateIrregularLoop()),
+        Phase("software-pipeline", s_tir.transform.InjectSoftwarePipeline()),
+        Phase("mma-buffer-layouts", s_tir.transform.TransformMmaBufferLayout()),
+        Phase("lower-blocks", s_tir.transform.LowerOpaqueBlock()),
+        Phase("flatten-buffers", tirx.transform.FlattenBuffer()),
+        Phase("bfloat16-arithmetic", tirx.transform.BF16ComputeLegalize()),
+        Phase("narrow-indices", tirx.transform.NarrowDataType(32)),
+        # loops -> vectors and straight code
+        Phase("split-loops-at-conditions", s_tir.transform.LoopPartition()),
+        Phase("vectorize", tirx.transform.VectorizeLoop(True)),
+        Phase("virtual-threads", s_tir.transform.InjectVirtualThread()),
+        Phase("double-buffers", s_tir.transform.InjectDoubleBuffer()),
+        Phase("hoist-conditions", s_tir.transform.HoistIfThenElse()),
+        Phase("unroll", tirx.transform.UnrollLoop()),
+        Phase("renormalize-indices", s_tir.transform.RenormalizeSplitPattern()),
+        Phase("simplify-statements", tirx.transform.StmtSimplify()),
+        Phase("remove-no-ops", tirx.transform.RemoveNoOp()),
+        Phase("safe-selects", s_tir.transform.RewriteUnsafeSelect()),
+        Phase("common-subexpressions", tirx.transform.CommonSubexprElim()),
+        Phase("float8-arithmetic", tirx.transform.FP8ComputeLegalize()),
+        # threads, shared memory, and functions that can be called from outside
+        Phase("verify-memory", tirx.transform.VerifyMemory()),
+        Phase("mark-entry", tirx.transform.AnnotateEntryFunc()),
+        Phase("sync-shared", s_tir.transform.ThreadSync("shared")),
+        Phase("sync-dynamic-shared", s_tir.transform.ThreadSync("shared.dyn")),
+        Phase("sync-warps", s_tir.transform.ThreadSync("warp")),
+        Phase("infer-fragments", s_tir.transform.InferFragment()),
+        Phase("lower-thread-sums", s_tir.transform.LowerThreadAllreduce()),
+        Phase("merge-shared-memory", s_tir.transform.MergeSharedMemoryAllocations()),
+        Phase("split-host-device", tirx.transform.SplitHostDevice()),
+        Phase("packed-calls", tirx.transform.MakePackedAPI()),
+        Phase("float8-storage", tirx.transform.FP8StorageLegalize()),
+        Phase("bfloat16-storage", tirx.transform.BF16StorageLegalize()),
+        Phase("fused-sums", fused_sums),
+        # the host's functions, then the kernels
+        Phase("host-builtins", _on(_is_host, tirx.transform.LowerTVMBuiltin())),
+        Phase("host-intrinsics", _on(_is_host, tirx.transform.LowerIntrin())),
+        Phase("kernel-warp-memory", _on(_is_kernel, tirx.transform.LowerWarpMemory())),
+        Phase("kernel-simplify", _on(_is_kernel, tirx.transform.StmtSimplify())),
+        Phase("kernel-intrinsics", _on(_is_kernel, tirx.transform.LowerIntrin())),
     )
 
 
-def _check_scheduled(mod: tvm.IRModule, target: Target) -> None:
-    """Every loop nest must be one for a GPU, of a size that can be launched."""
-    gpu = gpu_of(target)
+def _on(
+    side: Callable[[Any], bool], step: tvm.transform.Pass
+) -> Callable[[tvm.IRModule], tvm.IRModule]:
+    """`step` for the functions of one side of the machine; all others stay."""
+
+    def run(mod: tvm.IRModule) -> tvm.IRModule:
+        functions = {gvar: func for gvar, func in mod.functions.items() if side(func)}
+        made = mod.clone()
+        made.update(step(tvm.IRModule(functions, attrs=mod.attrs)))
+        return made
+
+    return run
+
+
+def _is_host(func: Any) -> bool:
+    return isinstance(func, tirx.PrimFunc) and not _is_kernel(func)
+
+
+def _is_kernel(func: Any) -> bool:
+    return isinstance(func, tirx.PrimFunc) and func.attrs["target"].kind.name == "cuda"
+
+
+@contextmanager
+def build_context(target: Target) -> Iterator[None]:
+    """What machine code is generated in, for whole models and for single kernels alike."""
+    with target.tvm, tvm.transform.PassContext(opt_level=3, config=_CONFIG):
+        yield
+
+
+def machine_code(kernels: tvm.IRModule, target: Target) -> tuple[Any, bytes]:
+    """The host code as a runtime module with the kernels' source, and their fat binary.
+
+    Takes functions that went through `loop_phases`. TVM's last steps are inside, which no hook can
+    see: it removes assertions and writes LLVM's form and CUDA source. Raises CompileError where
+    there is no kernel or, with the compiler's message, where one asks for more memory than there
+    is. Registers cannot be too many: the compiler is told the threads of a block.
+    """
+    host, devices = split_host_device_mods(kernels)
+    with _source_only():
+        library = tir_to_runtime(host, devices, target.tvm.host)
+    source = device_source(tvm.runtime.Executable(library))
+    if source is None:
+        raise CompileError(f"this model has no kernel to run on {target}")
+    return library, compile_binary(source, gpu_of(target).archs)
+
+
+def build_kernels(module: tvm.IRModule, target: Target) -> tuple[Any, bytes]:
+    """Scheduled functions without a model around them: an executable, and the kernels' code.
+
+    Raises CompileError as `check_launches` and `machine_code` do.
+    """
+    check_launches(module, target)
+    with build_context(target):
+        lowered = run_phases(loop_phases(target), module)
+        library, code = machine_code(lowered.module, target)
+    return tvm.runtime.Executable(library), code
+
+
+def check_launches(mod: tvm.IRModule, target: Target) -> tvm.IRModule:
+    """The module as it is, where every loop nest is one for a GPU, of a size that can be launched.
+
+    Raises CompileError where a function has no schedule (it would run on one thread) or asks for a
+    larger grid or more threads than there are.
+    """
     for gvar, func in mod.functions.items():
-        if not isinstance(func, tirx.PrimFunc):
-            continue
-        for extents in launches(func):
-            threads = math.prod(n for tag, n in extents.items() if tag.startswith("threadIdx"))
-            if not any(tag.startswith("threadIdx") for tag in extents):
-                raise CompileError(
-                    f"no template schedules '{gvar.name_hint}' for {target}; "
-                    "please report it with the model"
-                )
-            if threads > gpu.threads:
-                raise CompileError(
-                    f"'{gvar.name_hint}' asks for {threads} threads a block, {target} has "
-                    f"{gpu.threads}"
-                )
-            for tag, most in gpu.extents.items():
-                if extents.get(tag, 1) > most:
-                    raise CompileError(
-                        f"'{gvar.name_hint}' asks for a {tag} of {extents[tag]}, {target} has "
-                        f"{most}; please report it with the model"
-                    )
+        if isinstance(func, tirx.PrimFunc):
+            for extents in launches(func):
+                _check_launch(gvar.name_hint, extents, target)
+    return mod
+
+
+def _check_launch(name: str, extents: dict[str, int], target: Target) -> None:
+    gpu = gpu_of(target)
+    threads = math.prod(n for tag, n in extents.items() if tag.startswith("threadIdx"))
+    if not any(tag.startswith("threadIdx") for tag in extents):
+        raise CompileError(
+            f"no template schedules '{name}' for {target}; please report it with the model"
+        )
+    if threads > gpu.threads:
+        raise CompileError(
+            f"'{name}' asks for {threads} threads a block, {target} has {gpu.threads}"
+        )
+    for tag, most in gpu.extents.items():
+        if extents.get(tag, 1) > most:
+            raise CompileError(
+                f"'{name}' asks for a {tag} of {extents[tag]}, {target} has {most}; "
+                "please report it with the model"
+            )
 
 
 def launches(func: tirx.PrimFunc) -> list[dict[str, int]]:
@@ -127,12 +232,3 @@ def _source_only() -> Iterator[None]:
             del os.environ[_NO_GPU]
         else:
             os.environ[_NO_GPU] = before
-
-
-def _lower_loops() -> tuple[tvm.transform.Pass, ...]:
-    """TVM's list for GPUs, then sums of products as one instruction each."""
-    steps, *finish = tvm.tirx.get_tir_pipeline("s_tir")
-    return (tvm.transform.Sequential([steps, fused_sums]), *finish)
-
-
-tvm.tirx.compilation_pipeline.register_tir_pipeline(DEVICE_PIPELINE, _lower_loops)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from lepton_tvm.artifact import make_manifest, read_manifest, save
-from lepton_tvm.compiler.pipeline import Build, Tuned, build
+from lepton_tvm.compiler.pipeline import Build, build
 from lepton_tvm.compiler.tuned import tuned_by
+from lepton_tvm.compiler.tuned_plans import Tuned
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import InputError
 from lepton_tvm.ir.cost import macs
@@ -135,7 +136,7 @@ def _compile(
     winograd: bool,
     tuned: Tuned | None,
 ) -> CompiledArtifact:
-    built = build(model.module, target, progress, winograd=winograd, tuned=tuned)
+    built = build(model.module, target, winograd=winograd, tuned=tuned)
     manifest = _manifest(model, built, variant)
     with _place(output) as path:
         sha256 = save(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 
-from lepton_tvm.ir.graph import bindings_of, main_of, op_name
+from lepton_tvm.ir.graph import bindings_of, is_constant, main_of, op_name
 from lepton_tvm.schedules.base import block_notes, new_schedule
 
-__all__ = ["anchor_notes", "kernel_calls", "kernel_hash"]
+__all__ = ["anchor_notes", "kernel_calls", "kernel_hash", "ops_of_calls"]
 
 
 def kernel_calls(mod: tvm.IRModule) -> list[tuple[str, Any]]:
@@ -19,6 +20,21 @@ def kernel_calls(mod: tvm.IRModule) -> list[tuple[str, Any]]:
     values = [b.value for b in bindings_of(main_of(mod))]
     calls = [v for v in values if op_name(v).startswith("call_tir:")]
     return [(call.args[0].name_hint, call.args[1]) for call in calls]
+
+
+def ops_of_calls(mod: tvm.IRModule, weights: Mapping[int, Any]) -> list[int | None]:
+    """For each call of a kernel, in order, the number of the op that it came from.
+
+    `weights` are those that the ops were packed to (`PlansByOp.weights`): fusion passes constants
+    on as they are, so a call that reads an op's weights is that op's. None for all other calls.
+    """
+    by_value = [(op, constant.value) for op, constant in weights.items()]
+
+    def op_of(arguments: Any) -> int | None:
+        values = [a.value for a in getattr(arguments, "fields", [arguments]) if is_constant(a)]
+        return next((op for op, w in by_value if any(w.same_as(v) for v in values)), None)
+
+    return [op_of(arguments) for _, arguments in kernel_calls(mod)]
 
 
 def kernel_hash(func: tirx.PrimFunc) -> str:

@@ -47,10 +47,11 @@ _LOWERING: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 #: The groups of kernels that have a version of their own.
 GROUPS = tuple(_LOWERING)
 _GROUP_IN_NAME = re.compile(r"(conv2d|matmul)(?=\d|_|$)")
+_CODE_GENERATION = ("loop_phases", "build_context", "machine_code")
 # What is done to a loop nest after its schedule, on CPUs and on GPUs.
 _BUILD = {
-    False: ("compiler.pipeline._lower_loops", "compiler.pipeline.build_context"),
-    True: ("compiler.build_cuda._lower_loops", "compiler.build_cuda.build_device"),
+    False: tuple(f"compiler.build_cpu.{name}" for name in _CODE_GENERATION),
+    True: tuple(f"compiler.build_cuda.{name}" for name in _CODE_GENERATION),
 }
 # Tables of alternatives: what is taken of them is named above, or by a family's own rules.
 _TABLES = ("RULES", "FAMILIES", "PRECISIONS")

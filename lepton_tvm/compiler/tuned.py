@@ -13,7 +13,7 @@ from lepton_tvm.measure import this_machine
 from lepton_tvm.targets import Target
 
 if TYPE_CHECKING:
-    from lepton_tvm.compiler.pipeline import Tuned  # `db why` needs keys and no compiler
+    from lepton_tvm.compiler.tuned_plans import Tuned  # `db why` needs keys and no compiler
 
 __all__ = ["family_version", "trial_key", "tuned_by"]
 

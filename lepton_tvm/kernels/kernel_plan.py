@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.mmla_conv2d import saved_instructions
@@ -63,6 +63,10 @@ class Plans(Protocol):
         """One of `candidates`, the first of which is the default; `op` counts the ops lowered."""
         ...
 
+    def packed(self, op: int, weights: Any) -> None:
+        """Hear that the kernel of `op` reads `weights`, a Relax constant of its own."""
+        ...
+
 
 @dataclass(frozen=True)
 class DefaultPlans:
@@ -72,6 +76,9 @@ class DefaultPlans:
         """The first."""
         return candidates[0]
 
+    def packed(self, op: int, weights: Any) -> None:
+        """Nothing is noted."""
+
 
 #: What compiling without a search takes.
 DEFAULT_PLANS = DefaultPlans()
@@ -79,16 +86,35 @@ DEFAULT_PLANS = DefaultPlans()
 
 @dataclass
 class PlansByOp:
-    """The plans with the given decisions, the default elsewhere; notes what could be chosen."""
+    """The plans with the given decisions, the default elsewhere.
+
+    Notes what could be chosen for each op, and the packed weights that its kernel reads: after
+    fusion they still say which op a kernel came from.
+    """
 
     decisions: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     candidates: dict[int, tuple[KernelPlan, ...]] = field(default_factory=dict)
+    weights: dict[int, Any] = field(default_factory=dict)
 
     def choose(self, op: int, candidates: Sequence[KernelPlan]) -> KernelPlan:
         """The candidate with the decisions wanted for `op`; the first where there is none."""
         self.candidates[op] = tuple(candidates)
-        wanted = self.decisions.get(op)
-        return next((c for c in candidates if c.decisions == wanted), candidates[0])
+        return _wanted(candidates, self.decisions.get(op))
+
+    def packed(self, op: int, weights: Any) -> None:
+        """Note the weights of `op`."""
+        self.weights[op] = weights
+
+    def changing(self, decisions: Mapping[int, Mapping[str, int]]) -> bool:
+        """Whether the ops that were asked about would be lowered otherwise with `decisions`."""
+        return any(
+            _wanted(found, decisions.get(op)) != _wanted(found, self.decisions.get(op))
+            for op, found in self.candidates.items()
+        )
+
+
+def _wanted(candidates: Sequence[KernelPlan], decisions: Mapping[str, int] | None) -> KernelPlan:
+    return next((c for c in candidates if c.decisions == decisions), candidates[0])
 
 
 def product_plans(

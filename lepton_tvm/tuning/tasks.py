@@ -11,9 +11,9 @@ import numpy as np
 import tvm
 from tvm import tirx
 
-from lepton_tvm.compiler.fused_kernels import kernel_calls, kernel_hash
+from lepton_tvm.compiler.fused_kernels import kernel_calls, kernel_hash, ops_of_calls
 from lepton_tvm.compiler.kernel_info import KernelInfo, describe_kernels
-from lepton_tvm.compiler.pipeline import fuse, ops_of_kernels
+from lepton_tvm.compiler.pipeline import fuse
 from lepton_tvm.errors import TrialError
 from lepton_tvm.ir.graph import Array, const_array
 from lepton_tvm.kernels.kernel_plan import PlansByOp
@@ -75,10 +75,10 @@ class Tasks:
         # every lowering begins with this, which finds nothing to do the next time
         self._module, _ = LowerInt8()(model.module)
         self._winograd, self._seed = winograd, seed
-        self._ops = ops_of_kernels(self._module, target, winograd=winograd)
         self._variants: dict[tuple[str, int], Variant] = {}
         seen = PlansByOp()
         fused = fuse(self._module, target, winograd=winograd, plans=seen).module
+        self._ops = ops_of_calls(fused, seen.weights)
         infos = {k.name: k for k in describe_kernels(fused, fused, [], target)}
         self.all: dict[str, Task] = {}
         #: The task of every call of an inference, in order.

@@ -18,8 +18,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from lepton_tvm.artifact.writer import find_compiler
-from lepton_tvm.compiler.build_cuda import build_device
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE, build_context
+from lepton_tvm.compiler import build_cpu, build_cuda
 from lepton_tvm.errors import ArtifactError, CompileError, LeptonError
 from lepton_tvm.ir.bfloat16 import load_kernel
 from lepton_tvm.schedules.apply import apply_schedules
@@ -71,14 +70,15 @@ def _build(request: BuildRequest, path: Path) -> _Scheduled:
 
 
 def _compile(module: tvm.IRModule, goal: Target) -> tuple[Any, bytes | None]:
-    """What `tvm.compile` makes of it, and the machine code of its kernels for a GPU."""
-    if goal.family == "cuda":
-        return build_device(module, goal)
-    with build_context(goal):
-        try:
-            return tvm.compile(module, goal.tvm, tir_pipeline=TIR_PIPELINE), None
-        except (RuntimeError, ValueError) as error:
-            raise CompileError(f"the compiler refused: {_last_line(error)}") from error
+    """The executable, and the machine code of its kernels for a GPU."""
+    try:
+        if goal.family == "cuda":
+            return build_cuda.build_kernels(module, goal)
+        return build_cpu.build_kernels(module, goal), None
+    except LeptonError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise CompileError(f"the compiler refused: {_last_line(error)}") from error
 
 
 def try_build(request: BuildRequest, path: str | Path) -> Built:

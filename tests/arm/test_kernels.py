@@ -10,7 +10,7 @@ import pytest
 import tvm
 
 from lepton_tvm.artifact.writer import find_compiler, link
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.errors import ArtifactError
 from lepton_tvm.targets import Target, parse_target
 from tests.arm.cases import Case, cases
@@ -28,7 +28,7 @@ def library(target: Target, made: list[Case], path: Path) -> Path:
     except ArtifactError as reason:
         pytest.skip(str(reason))
     module = tvm.IRModule({c.name: c.func for c in made})
-    built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(module, target)
 
     def fcompile(output: str, objects: list[str], **_: object) -> None:
         link(compiler, output, objects)

@@ -11,7 +11,7 @@ import pytest
 import tvm
 
 from lepton_tvm.artifact.writer import find_compiler
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.errors import ArtifactError, TargetError
 from lepton_tvm.kernels.dot import is_exact
 from lepton_tvm.kernels.kernel_plan import conv_plans, product_plans
@@ -199,7 +199,7 @@ def test_tiles_leave_room_for_the_halves_of_weights() -> None:
 
 def _innermost(made: Case, target: Target) -> str:
     module = tvm.IRModule({made.name: made.func})
-    built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(module, target)
     code, loops = hot_block(built.mod.inspect_source("asm"))
     assert loops
     return code

@@ -20,7 +20,7 @@ import tvm
 from tvm import te, tirx
 
 from lepton_tvm.artifact.writer import export_library, find_compiler
-from lepton_tvm.compiler import build_cuda as device_build
+from lepton_tvm.compiler import build_cuda
 from lepton_tvm.kernels.gemm import GemmShape, Window, gemm, pack_gemm_weight, window_reader
 from lepton_tvm.kernels.window_conv import WindowConv, window_conv
 from lepton_tvm.runtime.library import cuda_runtime
@@ -58,7 +58,7 @@ class Outcome:
 def prepare(emulated: bool) -> None:
     """Called once in the worker."""
     if emulated:
-        setattr(device_build, "compile_binary", emulator.emulated_binary)  # noqa: B010
+        setattr(build_cuda, "compile_binary", emulator.emulated_binary)  # noqa: B010
 
 
 def convolution(
@@ -177,7 +177,7 @@ def run(
     assert not (decisions and applied.failures), applied.failures
     taken = {name: answer for name, (_, _, answer) in decided.asked.items()}
     assert taken == {**taken, **(decisions or {})}, decided.asked
-    executable, code = device_build.build_device(module, goal)
+    executable, code = build_cuda.build_kernels(module, goal)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"
         export_library(executable, path, find_compiler(), code)

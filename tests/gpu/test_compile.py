@@ -14,7 +14,7 @@ import lepton_tvm as lt
 from lepton_tvm.artifact import device_code, nvrtc, read_manifest
 from lepton_tvm.artifact.cubin import cubins
 from lepton_tvm.artifact.nvrtc import compile_binary
-from lepton_tvm.compiler import build_cuda as device_build
+from lepton_tvm.compiler import build_cuda
 from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import ArtifactError, CompileError, TargetError
 from lepton_tvm.kernels.gemm import GemmShape, gemm
@@ -141,7 +141,7 @@ def test_a_function_that_no_template_takes_is_refused() -> None:
     out = te.compute((8,), lambda i: a[i] + 1.0)
     module = tvm.IRModule({"main": te.create_prim_func([a, out])})
     with pytest.raises(CompileError, match="no template schedules 'main' for cuda:sm_80"):
-        device_build.build_device(module, parse_target("cuda:sm_80"))
+        build_cuda.build_kernels(module, parse_target("cuda:sm_80"))
 
 
 def test_a_block_of_too_many_threads_is_refused() -> None:
@@ -152,7 +152,7 @@ def test_a_block_of_too_many_threads_is_refused() -> None:
     sch.bind(outer, "blockIdx.x")
     sch.bind(inner, "threadIdx.x")
     with pytest.raises(CompileError, match="2048 threads a block, cuda:sm_80 has 1024"):
-        device_build.build_device(sch.mod, parse_target("cuda:sm_80"))
+        build_cuda.build_kernels(sch.mod, parse_target("cuda:sm_80"))
 
 
 @pytest.mark.parametrize(("tag", "most"), [("blockIdx.y", 65535), ("blockIdx.z", 65535)])
@@ -163,9 +163,9 @@ def test_a_grid_that_is_too_large_is_refused(tag: str, most: int) -> None:
     outer, inner = sch.get_loops(sch.get_sblock("b"))
     sch.bind(outer, tag)
     sch.bind(inner, "threadIdx.x")
-    assert device_build.launches(sch.mod["main"]) == [{tag: 70_000, "threadIdx.x": 32}]
+    assert build_cuda.launches(sch.mod["main"]) == [{tag: 70_000, "threadIdx.x": 32}]
     with pytest.raises(CompileError, match=f"a {tag} of 70000, cuda:sm_80 has {most}"):
-        device_build.build_device(sch.mod, parse_target("cuda:sm_80"))
+        build_cuda.build_kernels(sch.mod, parse_target("cuda:sm_80"))
 
 
 def test_a_batch_of_many_matrices_keeps_within_the_grid() -> None:
@@ -182,10 +182,10 @@ def test_a_batch_of_many_matrices_keeps_within_the_grid() -> None:
     goal = parse_target("cuda:sm_80")
     module, (applied,) = apply_schedules(module, goal)
     assert applied.rule == "cuda.thread_product", applied
-    (extents,) = device_build.launches(module["main"])
+    (extents,) = build_cuda.launches(module["main"])
     assert extents["blockIdx.x"] % 70_000 == 0
     assert "blockIdx.z" not in extents
-    device_build.build_device(module, goal)
+    build_cuda.build_kernels(module, goal)
 
 
 def test_sums_of_products_are_fused_and_nothing_else() -> None:
@@ -203,8 +203,8 @@ def test_sums_of_products_are_fused_and_nothing_else() -> None:
         return b""
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_build, "compile_binary", compiled)
-        device_build.build_device(module, goal)
+        patch.setattr(build_cuda, "compile_binary", compiled)
+        build_cuda.build_kernels(module, goal)
     (source,) = kept
     assert source.count("__fmaf_rn") == 1
     assert "* 0x1.8p+1f" in source

@@ -9,7 +9,7 @@ import pytest
 import tvm
 from tvm import te
 
-from lepton_tvm.compiler import build_cuda as device_build
+from lepton_tvm.compiler import build_cuda
 from lepton_tvm.kernels.gemm import GemmShape, gemm
 from lepton_tvm.schedules.apply import apply_schedules
 from lepton_tvm.schedules.base import Decided
@@ -94,8 +94,8 @@ def source(
     module, (applied,) = apply_schedules(module, goal, lambda _: Decided(decisions))
     kept: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_build, "compile_binary", lambda code, archs: kept.append(code))
-        device_build.build_device(module, goal)
+        patch.setattr(build_cuda, "compile_binary", lambda code, archs: kept.append(code))
+        build_cuda.build_kernels(module, goal)
     return kept[0], applied.rule
 
 

@@ -15,7 +15,7 @@ import pytest
 import tvm
 from tvm import te
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.bfloat16 import narrowed, widened
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape, conv2d, pack_conv2d_weight
@@ -122,7 +122,7 @@ def elementwise(function: Any, x: Array) -> Array:
     sch = ELEMENTWISE.apply(te.create_prim_func([data, out]), target, Defaults())
     assert sch is not None
     result = tvm.runtime.empty(x.shape, str(out.dtype).removeprefix("T."))
-    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(sch.mod, target)
     built["main"](tvm.runtime.tensor(x), result)
     made: Array = result.numpy()
     return made

@@ -10,7 +10,8 @@ import pytest
 import tvm
 from tvm import relax
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE, lower
+from lepton_tvm.compiler.build_cpu import build_kernels
+from lepton_tvm.compiler.pipeline import lower
 from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.targets import parse_target
 from tests.support.quantized_graphs import Net, model_of, net
@@ -32,7 +33,7 @@ def _assembly(isa: str) -> str:
     for func in lower(made.module, target).module.functions.values():
         if isinstance(func, tvm.tirx.PrimFunc):
             module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-            built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+            built = build_kernels(module, target)
             text.append(built.mod.inspect_source("asm"))
     return "\n".join(text)
 

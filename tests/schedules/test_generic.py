@@ -10,7 +10,7 @@ import pytest
 import tvm
 from tvm import te, topi
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import ELEMENTWISE, REDUCTION
@@ -25,7 +25,7 @@ def answer(rule: Any, function: Function, x: Array) -> Array:
     out = function(data)
     sch = rule.apply(te.create_prim_func([data, out]), target, Defaults())
     assert sch is not None
-    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(sch.mod, target)
     shape = tuple(int(d) for d in out.shape)
     result: Any = tvm.runtime.empty(shape, str(out.dtype).removeprefix("T."))
     built["main"](tvm.runtime.tensor(x), result)

@@ -7,7 +7,7 @@ import pytest
 import tvm
 from tvm import te
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape, pack_conv2d_weight
 from lepton_tvm.kernels.image import Image, image_conv2d, pack_image
@@ -94,7 +94,7 @@ def test_packing_equals_numpy(layer: str, integer: bool) -> None:
     func = te.create_prim_func([source, pack_image(source, image)])
     sch = ELEMENTWISE.apply(func, target, Defaults())
     assert sch is not None
-    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(sch.mod, target)
     want = _packed(x, image)
     got = tvm.runtime.empty(want.shape, str(want.dtype))
     built["main"](tvm.runtime.tensor(planes), got)

@@ -10,7 +10,7 @@ import pytest
 import tvm
 from tvm import te
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels import rows
 from lepton_tvm.schedules.base import Defaults
@@ -28,7 +28,7 @@ def answer(function: Callable[..., te.Tensor], isa: str, *inputs: Array) -> Arra
     out = function(*data)
     sch = ROWS.apply(te.create_prim_func([*data, out]), target, Defaults())
     assert sch is not None
-    built = tvm.compile(sch.mod, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(sch.mod, target)
     result: Any = tvm.runtime.empty(inputs[0].shape, "float32")
     built["main"](*[tvm.runtime.tensor(x) for x in inputs], result)
     made: Array = result.numpy()

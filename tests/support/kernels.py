@@ -10,7 +10,7 @@ import pytest
 import tvm
 from tvm import te
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.dot import LARGEST_SUM, dot_candidates, uses_maddubs
@@ -97,7 +97,7 @@ def run_kernel(
     """Schedule `kernel` by `rule`, build it for `isa`, and run it on `x` and the packed weights."""
     target = parse_target(f"x86:{isa}")
     finished, shape, dtype = scheduled(kernel, rule, target, (x, packed), choices)
-    built = tvm.compile(finished, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(tvm.IRModule({"main": finished}), target)
     result: Any = tvm.runtime.empty(shape, dtype)
     built["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(packed), result)
     answer: Array = result.numpy()

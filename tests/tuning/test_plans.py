@@ -11,8 +11,8 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from lepton_tvm.compiler.fused_kernels import anchor_notes, kernel_calls, kernel_hash
-from lepton_tvm.compiler.pipeline import Build, build, fuse, ops_of_kernels
+from lepton_tvm.compiler.fused_kernels import anchor_notes, kernel_calls, kernel_hash, ops_of_calls
+from lepton_tvm.compiler.pipeline import Build, build, fuse
 from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model
@@ -44,7 +44,7 @@ def test_other_plans_for_all_kernels_compute_the_same(
     model, target = models[precision], parse_target("native")
     seen = PlansByOp()
     fused = fuse(model.module, target, plans=seen).module
-    ops = ops_of_kernels(model.module, target, winograd=True)
+    ops = ops_of_calls(fused, seen.weights)
     calls = kernel_calls(fused)
     assert len(ops) == len(calls)
     wanted = {}

@@ -60,8 +60,7 @@ class LowerKernels:
     A product of two activations becomes `call_tir(batch_matmul, ...)`, which packs the second one
     at run time, reads both through the reshapes and transpositions before it, and stores its result
     the way a transposition after it asks.
-    `plans` decides where several lowerings are possible. `tagged` adds the number of the op, as
-    `plans` counts it, to the annotations of its reduction (`lepton.op`): equal kernels then differ.
+    `plans` decides where several lowerings are possible, and hears which weights a kernel reads.
     For GPUs the nests are those of `lower_gpu`: operands read in place, weights by column.
     Does not handle: convolutions whose weights are not constant, layouts other than NHWC/HWIO,
     other element types; those are left to the generic lowering and reported.
@@ -72,7 +71,6 @@ class LowerKernels:
     target: Target
     winograd: bool = True
     plans: Plans = DEFAULT_PLANS
-    tagged: bool = False
     name: ClassVar[str] = "lower-kernels"
 
     def __call__(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, PassReport]:
@@ -221,12 +219,12 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
             "lepton.dot": made.shape.dot,
             "lepton.macs": made.shape.macs,
         }
-        if self._options.tagged:
-            notes["lepton.op"] = self._op
+        weights = constant(made.packed)
+        self._options.plans.packed(self._op, weights)
         sums = self.builder_.call_te(
             lambda a, b: made.kernel(a, b, made.shape, notes),
             x,
-            constant(made.packed),
+            weights,
             primfunc_name_hint=made.name + suffix,
         )
         if not made.shape.offset:

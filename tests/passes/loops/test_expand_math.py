@@ -11,7 +11,7 @@ import pytest
 import tvm
 from tvm import te, tirx
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.targets import parse_target
 
@@ -31,7 +31,7 @@ def answer(name: str, x: Array, lanes: int) -> tuple[Array, str]:
     _, inner = sch.split(sch.get_loops(sch.get_sblock("out"))[0], [None, lanes])
     if lanes > 1:
         sch.vectorize(inner)
-    built = tvm.compile(sch.mod, target=parse_target("native").tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(sch.mod, parse_target("native"))
     result: Any = tvm.runtime.empty(x.shape, "float32")
     built["main"](tvm.runtime.tensor(x), result)
     return result.numpy(), built.mod.inspect_source("asm")

@@ -11,7 +11,7 @@ import tvm
 import tvm_ffi
 from tvm import te, tirx
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.passes.loops.round_once import round_once
 from lepton_tvm.targets import parse_target
@@ -65,7 +65,7 @@ def test_halves_go_to_even_and_far_values_to_the_bounds(isa: str) -> None:
         "float32",
     )
     module = _function(_clipped(-3.0, 255.0))
-    built = tvm.compile(module, target=target.tvm, tir_pipeline=TIR_PIPELINE)
+    built = build_kernels(module, target)
     out = tvm.runtime.empty((16,), "int32")
     built["main"](tvm.runtime.tensor(x), out)
     np.testing.assert_array_equal(out.numpy(), np.clip(np.rint(x), -3, 255).astype("int32"))

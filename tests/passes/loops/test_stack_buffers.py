@@ -7,7 +7,7 @@ import tvm
 import tvm_ffi
 from tvm import te
 
-from lepton_tvm.compiler.pipeline import TIR_PIPELINE
+from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.passes.loops.stack_buffers import stack_buffers
 from lepton_tvm.targets import parse_target
 
@@ -24,8 +24,8 @@ def _copied_twice(size: int) -> tvm.IRModule:
     return sch.mod
 
 
-def _built(mod: tvm.IRModule, pipeline: str) -> tvm.runtime.Module:
-    return tvm.compile(mod, target=parse_target("native").tvm, tir_pipeline=pipeline)
+def _built(mod: tvm.IRModule) -> tvm.runtime.Module:
+    return build_kernels(mod, parse_target("native"))
 
 
 def _allocates(built: tvm.runtime.Module) -> bool:
@@ -35,7 +35,8 @@ def _allocates(built: tvm.runtime.Module) -> bool:
 
 def test_small_buffers_need_no_allocator_and_give_the_same_numbers() -> None:
     mod = _copied_twice(600)
-    plain, ours = _built(mod, "s_tir"), _built(mod, TIR_PIPELINE)
+    plain = tvm.compile(mod, target=parse_target("native").tvm, tir_pipeline="s_tir")
+    ours = _built(mod)
     assert _allocates(plain), "TVM itself keeps such buffers on the stack now: drop the pass"
     assert not _allocates(ours)
     x = np.arange(8 * 600, dtype="float32").reshape(8, 600)
@@ -45,7 +46,7 @@ def test_small_buffers_need_no_allocator_and_give_the_same_numbers() -> None:
 
 
 def test_large_buffers_stay_with_the_allocator() -> None:
-    assert _allocates(_built(_copied_twice(20_000), TIR_PIPELINE))
+    assert _allocates(_built(_copied_twice(20_000)))
 
 
 def test_the_module_that_comes_in_is_left_alone() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tvm import relax
 
 from lepton_tvm.ir import graph as g
-from lepton_tvm.passes.lower.int8.store_uint8 import drop_outputs, return_stored
+from lepton_tvm.passes.lower.int8.store_uint8 import drop_outputs, return_stored, stored_outputs
 from tests.passes.lower.test_lower_int8 import IN, OUT, _conv, lowered, q
 from tests.support.quantized_graphs import Net, net
 
@@ -19,24 +19,26 @@ def _shortcut(n: Net, x: Any) -> Any:
 
 def test_a_shortcut_is_returned_while_fusion_runs_and_dropped_after() -> None:
     module = lowered(net(_shortcut), 2)
-    returned, count = return_stored(module)
+    returned = return_stored(module)
+    count = stored_outputs(returned)
     outputs = g.output_of(g.main_of(returned)).fields
     assert count == 2  # the shortcut, and what the output is made of
     assert [g.dtype_of(o) for o in outputs] == ["float32", "uint8", "uint8"]
-    assert g.same_structure(drop_outputs(returned, count), module)
+    assert g.same_structure(drop_outputs(returned), module)
 
 
 def test_a_mean_reads_uint8() -> None:
     module = lowered(
         net(lambda n, x: n.op(relax.op.mean(q(n, n.relu(_conv(n, x)), OUT), [1, 2]))), 2
     )
-    assert return_stored(module)[1] == 1
+    assert stored_outputs(return_stored(module)) == 1
 
 
 def test_what_other_kernels_read_as_uint8_needs_no_help() -> None:
     module = lowered(net(lambda n, x: n.relu(_conv(n, q(n, _conv(n, x), IN)))), 2)
-    assert return_stored(module) == (module, 0)
-    assert drop_outputs(module, 0) is module
+    assert return_stored(module) is module
+    assert stored_outputs(module) == 0
+    assert drop_outputs(module) is module
 
 
 def test_several_outputs_keep_their_order() -> None:
@@ -44,6 +46,7 @@ def test_several_outputs_keep_their_order() -> None:
         return n.op(relax.op.tanh(x)), _shortcut(n, x), n.op(relax.op.sigmoid(x))
 
     module = lowered(net(write), 2)
-    returned, count = return_stored(module)
+    returned = return_stored(module)
+    count = stored_outputs(returned)
     assert len(g.output_of(g.main_of(returned)).fields) == 3 + count
-    assert g.same_structure(drop_outputs(returned, count), module)
+    assert g.same_structure(drop_outputs(returned), module)
