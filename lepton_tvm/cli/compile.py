@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,18 +35,32 @@ Hardware = Annotated[
 ]
 
 
+Dump = Annotated[
+    Path | None,
+    typer.Option(
+        "--dump",
+        metavar="DIR",
+        help="Write the module after every phase of the compiler to a new or empty folder.",
+    ),
+]
+
+
 @command(app, "compile")
 def compile_model(
     options: ModelOptions,
     tuned: Tuned = True,
     hardware: Hardware = None,
+    dump: Dump = None,
     as_json: Json = False,
 ) -> Output:
     """Prune, quantize and compile a model to one .so, and record it."""
+    from lepton_tvm.compiler.dump import check_dump
     from lepton_tvm.targets import parse_target
 
     goal = parse_target(options.target)
     options.check()
+    if dump is not None:
+        check_dump(dump)
     with progress(f"loading {options.model}") as say:
         from lepton_tvm.compiler.compile import compile as build
         from lepton_tvm.compression.quantize import quantization_notes
@@ -54,7 +69,7 @@ def compile_model(
         say(f"compiling for {goal}")
         artifact = build(
             made, target=goal, output=options.so, winograd=options.winograd, tuned=tuned,
-            hardware=hardware, threads=options.threads, db=options.db,
+            hardware=hardware, threads=options.threads, db=options.db, dump=dump,
         )  # fmt: skip
         notes = quantization_notes(made)
     result = {**artifact.to_json(), "notes": list(notes)}

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from lepton_tvm.artifact import make_manifest, read_manifest, save
+from lepton_tvm.compiler.dump import dump_to
+from lepton_tvm.compiler.phase import Hook, watched
 from lepton_tvm.compiler.pipeline import Build, build
 from lepton_tvm.compiler.tuned import tuned_by
 from lepton_tvm.compiler.tuned_plans import Tuned
@@ -78,6 +80,7 @@ def compile(
     hardware: str | None = None,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
+    dump: str | Path | None = None,
 ) -> CompiledArtifact:
     """Compile `model` for `target` without any search.
 
@@ -92,10 +95,12 @@ def compile(
     folder), False keeps no record. `variant` names the artifact in comparisons (default: what was
     done to the model). Float 3x3 convolutions may use Winograd's method where that is faster: it
     rounds more (2e-6 of the largest output against 5e-7) and its weights are up to 4 times as
-    large; `winograd=False` keeps the plain sums. `progress` is told each phase.
+    large; `winograd=False` keeps the plain sums. `progress` hears the name of each phase that ends.
+    `dump` is a folder, new or empty, that takes the module after every phase as a readable file.
 
-    Raises TargetError for an unknown target, CompileError when the build fails, ArtifactError or
-    DatabaseError when the result cannot be stored; nothing that was stored before is touched.
+    Raises TargetError for an unknown target, InputError for a folder that cannot take the dump,
+    CompileError when the build fails, ArtifactError or DatabaseError when the result cannot be
+    stored; nothing that was stored before is touched.
     """
     goal = parse_target(target)
     if output is None and db is False:
@@ -104,18 +109,36 @@ def compile(
         raise InputError(
             f"compile takes a Model, found {type(model).__name__}; load_model makes one of a file"
         )
-    opened = db if isinstance(db, Database) else None
-    database = opened or (None if db is False else open_database(db if db is not True else None))
-    try:
-        if database is not None:
-            database.check_writable()
+    hooks = _hooks(progress, dump)
+    with _opened(db) as database:
         schedules = tuned if callable(tuned) else None
         if database is not None and tuned is True:
             schedules = tuned_by(database, goal, hardware=hardware, threads=threads)
-        name = variant or variant_name(model)
-        return _compile(model, goal, output, database, name, progress, winograd, schedules)
+        with watched(*hooks):
+            built = build(model.module, goal, winograd=winograd, tuned=schedules)
+        return _stored(model, built, output, database, variant or variant_name(model))
+
+
+def _hooks(progress: Callable[[str], None] | None, dump: str | Path | None) -> list[Hook]:
+    hooks = [dump_to(dump)] if dump is not None else []
+    if progress is not None:
+        hooks.append(lambda index, name, module: progress(name))
+    return hooks
+
+
+@contextmanager
+def _opened(db: Db) -> Iterator[Database | None]:
+    """The database, which can be written; None where no record is wanted."""
+    if db is False:
+        yield None
+        return
+    opened = db if isinstance(db, Database) else None
+    database = opened or open_database(db if not isinstance(db, bool | Database) else None)
+    try:
+        database.check_writable()
+        yield database
     finally:
-        if database is not None and opened is None:
+        if opened is None:
             database.close()
 
 
@@ -126,27 +149,19 @@ def variant_name(model: Model) -> str:
     return " + ".join(dict.fromkeys([*done, model.precision]))
 
 
-def _compile(
-    model: Model,
-    target: Target,
-    output: str | Path | None,
-    database: Database | None,
-    variant: str,
-    progress: Callable[[str], None] | None,
-    winograd: bool,
-    tuned: Tuned | None,
+def _stored(
+    model: Model, built: Build, output: str | Path | None, database: Database | None, variant: str
 ) -> CompiledArtifact:
-    built = build(model.module, target, winograd=winograd, tuned=tuned)
+    """What was built, written and recorded."""
     manifest = _manifest(model, built, variant)
     with _place(output) as path:
         sha256 = save(
             built.executable,
             path,
             manifest,
-            cross=target.cross_compiler,
+            cross=built.target.cross_compiler,
             device_code=built.device_code,
         )
-        size = path.stat().st_size
         stored = path
         if database is not None:
             record = database.add_artifact(path, variant=variant)
@@ -154,7 +169,7 @@ def _compile(
         return CompiledArtifact(
             path=stored,
             sha256=sha256,
-            size_bytes=size,
+            size_bytes=path.stat().st_size,
             variant=variant,
             db=database.url if database is not None else None,
             manifest=read_manifest(path),

@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+from tvm import relax
 
 from lepton_tvm import cli
 from lepton_tvm.cli.findings import ceiling, pair_problems
 from lepton_tvm.cli.model_options import ModelOptions
 from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import InputError
+from lepton_tvm.frontend import save_model
 from lepton_tvm.passes.registry import PASSES
 from lepton_tvm.targets import cpu_flags
 from tests.cli.conftest import Lepton
+from tests.support.graphs import graph
+from tests.support.networks import model_of
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -60,7 +64,7 @@ def test_compile_and_tune_share_their_options() -> None:
     shared = {f.name for f in dataclasses.fields(ModelOptions)}
     assert {"calib", "threads", "db"} <= shared
     assert {n: compile[n] for n in shared} == {n: tune[n] for n in shared}
-    assert set(compile) - shared == {"tuned", "hardware", "as_json"}
+    assert set(compile) - shared == {"tuned", "hardware", "dump", "as_json"}
 
 
 def test_compile_takes_schedules_of_as_many_threads_as_asked(
@@ -206,6 +210,8 @@ def test_inspect_refuses_a_foreign_library(lepton: Lepton) -> None:
         (("--calib", "x.npz"), "--calib is only used with --quantize int8"),
         (("--shape", "x"), "--shape 'x' is not NAME=D,D,..."),
         (("--prune", "half"), "--prune 'half' is not METHOD:VALUE"),
+        (("--dump", Path(__file__).parent), "the folder is not empty; name a new one"),
+        (("--dump", __file__), "it is a file; name a folder"),
     ],
 )
 def test_compile_refuses_bad_options(args: tuple[str, ...], message: str, lepton: Lepton) -> None:
@@ -213,6 +219,18 @@ def test_compile_refuses_bad_options(args: tuple[str, ...], message: str, lepton
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
     assert list(Path().iterdir()) == []
+
+
+def test_compile_dumps_the_module_after_every_phase(lepton: Lepton) -> None:
+    small = graph(lambda x: relax.op.exp(x), x=(2, 8))
+    save_model(model_of(small), "small.lepton")
+    ended = lepton("compile", "small.lepton", "--target", "x86:avx2", "--dump", "phases")
+    assert ended.code == 0, ended.err
+    names = sorted(path.name for path in Path("phases").iterdir())
+    assert names[:2] == ["01-lower-int8.py", "02-lower-kernels.py"]
+    assert [name.partition("-")[0] for name in names] == [
+        f"{n:02d}" for n in range(1, len(names) + 1)
+    ]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 cut short"])
