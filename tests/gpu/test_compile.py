@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from tvm import te
+from tvm import relax, te
 
 import lepton_tvm as lt
 from lepton_tvm.artifact import device_code, nvrtc, read_manifest
 from lepton_tvm.artifact.cubin import cubins
 from lepton_tvm.artifact.nvrtc import compile_binary
-from lepton_tvm.compiler import build_cuda
+from lepton_tvm.compiler import build_cuda, pipeline
+from lepton_tvm.compiler.phase import watched
 from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import ArtifactError, CompileError, TargetError
 from lepton_tvm.kernels.gemm import GemmShape, gemm
@@ -25,6 +26,8 @@ from lepton_tvm.workers.kernel_build import build_kernel
 from lepton_tvm.workers.trial_requests import BuildRequest
 from tests.cli.conftest import Lepton, lepton
 from tests.gpu.machine_code import FFMA, HMMA, IMMA, opcodes
+from tests.support.graphs import graph, noise
+from tests.support.well_formed import WellFormed
 
 __all__ = ["lepton"]  # the fixture
 
@@ -52,6 +55,15 @@ def test_machine_code_for_both_architectures_is_in_the_artifact(artifact: Path) 
             found_there = opcodes(kernels[name])
             assert found_there[IMMA] > 0, (name, found_there)
             assert found_there[HMMA] == 0
+
+
+def test_every_phase_for_gpus_is_seen_and_well_formed() -> None:
+    module = graph(lambda x: relax.op.nn.relu(relax.op.matmul(x, noise(32, 16))), x=(4, 32))
+    target = parse_target("cuda:sm_80")
+    names: list[str] = []
+    with watched(WellFormed(), lambda index, name, module: names.append(name)):
+        pipeline.build(module, target)
+    assert names == [p.name for p in pipeline.cuda_phases(pipeline.Options(target))]
 
 
 def test_every_kernel_keeps_the_limits_of_a_launch(artifact: Path) -> None:
