@@ -129,5 +129,3 @@ def _is_spatial_nchw(value: Expr) -> bool:
 # Ops that state their layout, and those that have no channels-last form.
 _SPATIAL = named("layout", "conv2d", "conv2d_transpose", "pool", "resize")
 _NO_FORM = named("layout", "no_form")
-
-

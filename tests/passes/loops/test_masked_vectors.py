@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,6 @@ from tests.support.kernels import needs
 Body = Callable[..., Any]
 # the room exports the pass under the name of its file
 masked_module = importlib.import_module("lepton_tvm.passes.loops.masked_vectors")
-
-# the room exports the pass under the name of its module
-masked_module: Any = import_module("lepton_tvm.passes.loops.masked_vectors")
 
 
 def scheduled(body: Body, shapes: list[tuple[int, ...]], dtype: str, lanes: int) -> Any:
