@@ -18,11 +18,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lepton_tvm.bench.device_main", description=__doc__
     )
-    parser.add_argument("--tracker", metavar="HOST:PORT", help="the tracker to offer this device")
-    parser.add_argument("--key", default="", help="the kind of device, as clients ask for it")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", type=int, help="default: the first free one from 9090")
-    parser.add_argument("--threads", type=int, help="the most a client may use; default: all cores")
+    parser.add_argument("--tracker", metavar="HOST:PORT", help="Offer this device to a tracker.")
+    parser.add_argument("--key", default="", help="Name the kind of device, as clients ask for it.")
+    parser.add_argument("--host", default="127.0.0.1", help="Listen on this address.")
+    parser.add_argument(
+        "--port", type=int, help="Listen on this port; default: the first free one from 9090."
+    )
+    parser.add_argument(
+        "--threads", type=int, help="Let clients use at most N threads; default: all cores."
+    )
     args = parser.parse_args()
 
     def say(text: str) -> None:

@@ -65,7 +65,7 @@ class _Group(typer.core.TyperGroup):
 app = new_app(
     name="lepton-tvm",
     cls=_Group,
-    help="Prune, quantize and compile ONNX models with Apache TVM, and prove what it brought.",
+    help="Prune, quantize and compile ONNX models with Apache TVM, and measure the gain.",
     no_args_is_help=True,
 )
 
@@ -79,12 +79,12 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere in the line.")
+        bool, typer.Option("--debug", help="Show tracebacks; allowed anywhere in the line.")
     ] = False,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_show_version, help="Print the version and end."
+            "--version", is_eager=True, callback=_show_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lepton_tvm.cli.command import Output, command, new_app, progress
+from lepton_tvm.cli.command import Output, command, new_app, progress, warn
 from lepton_tvm.cli.options import FarmOptions, Json, Shapes, Target, Threads, parse_shapes
 from lepton_tvm.errors import InputError
 
@@ -16,12 +16,14 @@ __all__ = ["app"]
 app = new_app()
 
 ModelFile = Annotated[
-    Path | None, typer.Argument(metavar="MODEL", help="An .onnx file; --peak needs none.")
+    Path | None, typer.Argument(metavar="MODEL", help="An .onnx file; not needed with --peak.")
 ]
 Against = Annotated[
     str,
     typer.Option(
-        "--against", metavar="ENGINES", help='onnxruntime, openvino, by comma; "" for none.'
+        "--against",
+        metavar="ENGINES",
+        help="Compare with onnxruntime, openvino (comma-separated) or none.",
     ),
 ]
 Precision = Annotated[
@@ -29,31 +31,37 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="LIST",
-        help="Of float32, bfloat16, int8, by comma; default: all that the target has.",
-        show_default=False,
+        help="Time these: float32, bfloat16, int8 (comma-separated).",
+        show_default="all of the target",
     ),
 ]
 Calib = Annotated[
     str | None,
-    typer.Option("--calib", metavar="DATA", help="Calibration for int8; random inputs if absent."),
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="Calibrate int8 with a .npz or module:function.",
+        show_default="random inputs",
+    ),
 ]
 PeersIsa = Annotated[
     str | None,
     typer.Option(
         "--peers-isa",
         metavar="ISA",
-        help="Keep peers to sse, avx2, ... where they have a switch (OpenVINO has).",
+        help="Limit OpenVINO to sse, avx2, ...; ONNX Runtime has no such switch.",
+        show_default="no limit",
     ),
 ]
 ProfileFlag = Annotated[
-    bool, typer.Option("--profile", help="Time each of our kernels beside the machine's peaks.")
+    bool, typer.Option("--profile", help="Time each kernel and show its share of the peak.")
 ]
 PeakFlag = Annotated[
-    bool, typer.Option("--peak", help="Measure what each instruction set and memory can do here.")
+    bool, typer.Option("--peak", help="Measure the peaks of this machine's CPU and memory.")
 ]
 
 
-@command(app, "bench")
+@command(app, "bench", example="lepton-tvm bench model.onnx --against onnxruntime --threads 1")
 def bench(
     model: ModelFile = None,
     against: Against = "onnxruntime",
@@ -69,7 +77,7 @@ def bench(
     farm: FarmOptions,
     as_json: Json = False,
 ) -> Output:
-    """Time a model's precisions beside other engines, in turns."""
+    """Time a model in this compiler and in other engines, in turns."""
     if model is None:
         if farm.asked:
             raise InputError("--peak measures this machine alone: run it on the device itself")
@@ -79,7 +87,7 @@ def bench(
 
         result = run(
             model,
-            against=names(against),
+            against=engines(against),
             threads=threads,
             shapes=parse_shapes(shape),
             target=target,
@@ -105,6 +113,13 @@ def _peaks(asked: bool, threads: int) -> Output:
         peaks = measure_peaks((threads,), progress=say)
     data = {"machine": peaks.machine.to_json(), "threads": threads, "peak": peaks.to_json()}
     return Output(data, peaks)
+
+
+def engines(text: str) -> tuple[str, ...]:
+    """The engines of `--against`; `none` means no engine, as "" did in older versions."""
+    if not text.strip():
+        warn('--against "" is an old spelling: write --against none')
+    return () if text.strip() in ("", "none") else names(text)
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import typer
 from lepton_tvm.cli.terminal import console, lines_of, printable
 from lepton_tvm.errors import LeptonError
 
-__all__ = ["Output", "command", "new_app", "progress", "set_debug"]
+__all__ = ["Output", "command", "new_app", "progress", "set_debug", "warn"]
 
 _debug = False
 
@@ -54,12 +54,20 @@ def set_debug(on: bool) -> None:
     _debug = on
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Output]], Callable[..., None]]:
-    """Register a function as a command that ends as design.md says, whatever happens inside.
+def warn(text: str) -> None:
+    """Print a warning on stderr; the command goes on."""
+    print(f"warning: {lines_of(text)}", file=sys.stderr, flush=True)
 
-    The function may have a parameter `as_json`, and parameters that are dataclasses: their fields
-    are options of the command, so that commands can share them. Everything that libraries print to
-    stdout, native code too, goes to stderr, so that stdout holds the answer alone.
+
+def command(
+    app: typer.Typer, name: str, *, example: str
+) -> Callable[[Callable[..., Output]], Callable[..., None]]:
+    """Register a function as a command with one answer on stdout and a fixed set of exit codes.
+
+    `example` is a command line that ends the command's help. The function may have a parameter
+    `as_json`. It may also have parameters that are dataclasses: their fields are options of the
+    command, so that commands can share them. Everything that libraries print to stdout, native
+    code too, goes to stderr.
     """
 
     def register(function: Callable[..., Output]) -> Callable[..., None]:
@@ -76,7 +84,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Output]], Ca
             raise typer.Exit(code)
 
         run.__signature__ = signature  # type: ignore[attr-defined]
-        app.command(name, help=inspect.cleandoc(function.__doc__ or ""))(run)
+        about = inspect.cleandoc(function.__doc__ or "")
+        # \b: typer is not to break the line
+        app.command(name, help=about, epilog=f"\b\nExample:\n  {example}")(run)
         return run
 
     return register

@@ -19,7 +19,7 @@ Tuned = Annotated[
     bool,
     typer.Option(
         "--tuned/--zero-trials",
-        help="Use the schedules that `tune` found on that machine, or only analytical ones.",
+        help="Use schedules found by `tune`, or analytical ones only.",
     ),
 ]
 
@@ -28,9 +28,9 @@ Hardware = Annotated[
     typer.Option(
         "--hardware",
         metavar="ID",
-        help="The machine that is to run it, as `device list` names its hardware: schedules tuned "
-        "there are used. Default: this machine. Its cores go into LEPTON_TVM_CORES.",
-        show_default=False,
+        help="Use schedules tuned on that machine (see `device list`); set LEPTON_TVM_CORES to its "
+        "number of cores.",
+        show_default="this machine",
     ),
 ]
 
@@ -45,7 +45,11 @@ Dump = Annotated[
 ]
 
 
-@command(app, "compile")
+@command(
+    app,
+    "compile",
+    example="lepton-tvm compile model.onnx -o model.so --quantize int8 --calib calibration.npz",
+)
 def compile_model(
     options: ModelOptions,
     tuned: Tuned = True,

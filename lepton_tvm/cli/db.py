@@ -1,4 +1,4 @@
-"""`lepton-tvm db`: look into the database, move its records, clear what nothing refers to."""
+"""`lepton-tvm db`: look into the database, move its records, delete unused files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ app = new_app(name="db", help="Look into the database, move it, tidy it up.", no
 Key = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="The name of a model or kernel, or how the id of any record begins."
+        metavar="ID", help="Name of a model or kernel, or the start of any record's id."
     ),
 ]
 Limit = Annotated[
     int,
-    typer.Option("--limit", min=0, metavar="N", help="At most so many (models, trials); 0 is all."),
+    typer.Option("--limit", min=0, metavar="N", help="Show at most N; 0 shows all."),
 ]
-Offset = Annotated[
-    int, typer.Option("--offset", min=0, metavar="N", help="Leave out so many first.")
-]
+Offset = Annotated[int, typer.Option("--offset", min=0, metavar="N", help="Skip the first N.")]
 ArchiveFile = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A zip file of records; with --metaschedule a folder."),
@@ -37,31 +35,31 @@ MetaSchedule = Annotated[
     bool,
     typer.Option(
         "--metaschedule",
-        help="FILE is a folder with database_workload.json and database_tuning_record.json.",
+        help="Treat FILE as a folder of MetaSchedule's JSON database.",
     ),
 ]
 Hardware = Annotated[
     str | None,
     typer.Option(
         metavar="ID",
-        help="A machine's fingerprint: whose times they are; default this machine's.",
-        show_default=False,
+        help="Use the records of the machine with this fingerprint.",
+        show_default="this machine",
     ),
 ]
 Other = Annotated[str, typer.Argument(metavar="URL", help="A database URL or a SQLite file.")]
 WithArtifacts = Annotated[
-    bool, typer.Option("--artifacts", help="Also take the files of artifacts: they are code.")
+    bool, typer.Option("--artifacts", help="Copy artifact files too; they are native code.")
 ]
 OlderSchedules = Annotated[
     bool,
-    typer.Option(
-        "--older-schedules", help="Also delete trials of schedules that this version lacks."
-    ),
+    typer.Option("--older-schedules", help="Delete trials of other versions' schedules too."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")
+]
 
 
-@command(app, "list")
+@command(app, "list", example="lepton-tvm db list --limit 5")
 def list_records(
     limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
 ) -> Output:
@@ -74,7 +72,7 @@ def list_records(
     return Output(data, lambda: overview_text(data))
 
 
-@command(app, "show")
+@command(app, "show", example="lepton-tvm db show model")
 def show_record(
     key: Key, limit: Limit = 20, offset: Offset = 0, db: Db = None, as_json: Json = False
 ) -> Output:
@@ -87,7 +85,7 @@ def show_record(
     return Output(data, lambda: record_text(data))
 
 
-@command(app, "why")
+@command(app, "why", example="lepton-tvm db why model --target x86:avx2")
 def why(
     key: Key,
     target: Target = "native",
@@ -96,9 +94,9 @@ def why(
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
-    """Say which kernels have a tuning record to use, or why not.
+    """Show which kernels have a tuning record to use, or why not.
 
-    A record is used for exactly its target, machine and versions; a miss names what differs.
+    A record is used for exactly its target, machine and versions; a miss names the difference.
     """
     from lepton_tvm.cli.db_misses import misses_text
     from lepton_tvm.compiler.tuned import family_version, trial_key
@@ -120,7 +118,7 @@ def why(
     return Output(data, lambda: misses_text(data))
 
 
-@command(app, "export")
+@command(app, "export", example="lepton-tvm db export records.zip")
 def export_file(
     file: ArchiveFile,
     metaschedule: MetaSchedule = False,
@@ -143,7 +141,7 @@ def export_file(
     return Output({"file": str(file), **report}, _moved("written to", file, report))
 
 
-@command(app, "import")
+@command(app, "import", example="lepton-tvm db import records.zip")
 def import_file(
     file: ArchiveFile,
     metaschedule: MetaSchedule = False,
@@ -151,7 +149,7 @@ def import_file(
     db: Db = None,
     as_json: Json = False,
 ) -> Output:
-    """Add the records of an exported file; what is there stays."""
+    """Add the records of an exported file; keep all existing ones."""
     from lepton_tvm.db.exchange.archive import import_records, read_export
 
     _check_hardware(hardware, metaschedule)
@@ -164,11 +162,11 @@ def import_file(
     return Output({"file": str(file), **report}, _moved("read from", file, report))
 
 
-@command(app, "merge")
+@command(app, "merge", example="lepton-tvm db merge sqlite:///colleague.db")
 def merge_other(
     other: Other, artifacts: WithArtifacts = False, db: Db = None, as_json: Json = False
 ) -> Output:
-    """Add the records of another database, which may be a stranger's."""
+    """Add the records of another database, trusted or not."""
     from lepton_tvm.cli.terminal import printable
     from lepton_tvm.db.exchange.merge import merge, reading_other
 
@@ -187,7 +185,7 @@ def merge_other(
     return Output({"other": _shown(other), **report}, "\n".join(lines))
 
 
-@command(app, "gc")
+@command(app, "gc", example="lepton-tvm db gc --dry-run")
 def collect(
     dry_run: DryRun = False,
     older_schedules: OlderSchedules = False,

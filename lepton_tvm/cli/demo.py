@@ -10,7 +10,7 @@ __all__ = ["app"]
 app = new_app()
 
 
-@command(app, "demo")
+@command(app, "demo", example="lepton-tvm demo --threads 1")
 def demo(
     db: Db = None,
     target: Target = "native",

@@ -13,24 +13,26 @@ from lepton_tvm.cli.options import Json
 __all__ = ["app"]
 
 app = new_app(
-    name="device", help="Measure on other machines: serve, track, list.", no_args_is_help=True
+    name="device", help="Measure on other machines: serve, tracker, list.", no_args_is_help=True
 )
 
 Key = Annotated[
     str,
-    typer.Option("--key", metavar="KEY", help="The kind of device, as clients ask for it."),
+    typer.Option("--key", metavar="KEY", help="Name the kind of device, as clients ask for it."),
 ]
 Host = Annotated[
     str,
     typer.Option(
         "--host",
-        help="Address to listen on. All others than this machine's own open it to the network: "
-        "who reaches the port can run any code here.",
+        help="Listen on this address. Any other than 127.0.0.1 exposes it to the network: anyone "
+        "who can reach the port can run code here.",
     ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option("--port", min=0, max=65535, help="Default: the first free one.", show_default=""),
+    typer.Option(
+        "--port", min=0, max=65535, help="Listen on this port.", show_default="the first free one"
+    ),
 ]
 Most = Annotated[
     int | None,
@@ -38,20 +40,20 @@ Most = Annotated[
         "--threads",
         min=1,
         metavar="N",
-        help="The most a client may use; default: all.",
-        show_default=False,
+        help="Let clients use at most N threads.",
+        show_default="all cores",
     ),
 ]
 Tracker = Annotated[
     str | None,
-    typer.Option("--tracker", metavar="HOST:PORT", help="The tracker to offer this device to."),
+    typer.Option("--tracker", metavar="HOST:PORT", help="Offer this device to a tracker."),
 ]
 NeededTracker = Annotated[
-    str, typer.Option("--tracker", metavar="HOST:PORT", help="The tracker to ask.")
+    str, typer.Option("--tracker", metavar="HOST:PORT", help="Ask this tracker.")
 ]
 
 
-@command(app, "serve")
+@command(app, "serve", example="lepton-tvm device serve --tracker 10.0.0.1:9190 --key pi5")
 def serve(
     tracker: Tracker = None,
     key: Key = "",
@@ -60,7 +62,7 @@ def serve(
     threads: Most = None,
     as_json: Json = False,
 ) -> Output:
-    """Serve clients that measure on this machine, until Ctrl-C.
+    """Let other machines measure on this one, until Ctrl-C.
 
     Needs only TVM's runtime."""
     from lepton_tvm.bench.device_engines import Engines
@@ -74,18 +76,18 @@ def serve(
     return Output(data, f"{server.sessions} session(s) were served")
 
 
-@command(app, "tracker")
+@command(app, "tracker", example="lepton-tvm device tracker --host 10.0.0.1 --port 9190")
 def track(host: Host = "127.0.0.1", port: Port = None, as_json: Json = False) -> Output:
-    """Keep the list of devices that others ask, until Ctrl-C.
+    """Keep the list of a farm's devices, until Ctrl-C.
 
-    tune, compare and bench ask it with --tracker."""
+    tune, compare and bench use it with --tracker."""
     from lepton_tvm.farm.tracker_server import serve_tracker
 
     address = serve_tracker(host=host, port=port, say=_say)
     return Output({"host": address[0], "port": address[1]}, "the tracker has stopped")
 
 
-@command(app, "list")
+@command(app, "list", example="lepton-tvm device list --tracker 10.0.0.1:9190")
 def list_devices(tracker: NeededTracker, as_json: Json = False) -> Output:
     """Show a tracker's devices: key, machine, free or busy."""
     from lepton_tvm.farm.tracker_listing import list_farm
@@ -97,7 +99,7 @@ def list_devices(tracker: NeededTracker, as_json: Json = False) -> Output:
 def _table(data: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    caption = None if data["devices"] else "no device is known to this tracker"
+    caption = None if data["devices"] else "this tracker knows no devices"
     table = Table(title=f"devices of {data['tracker']}", caption=caption, caption_justify="left")
     for name in ("key", "device", "state", "machine", "arch"):
         table.add_column(name)

@@ -12,9 +12,9 @@ __all__ = ["app"]
 app = new_app()
 
 
-@command(app, "doctor")
+@command(app, "doctor", example="lepton-tvm doctor --json")
 def doctor(as_json: Json = False) -> Output:
-    """Say what this machine can do; refuse versions known to crash."""
+    """Show what this machine can do; refuse versions known to crash."""
     from lepton_tvm.cli.findings import examine
 
     report = examine()

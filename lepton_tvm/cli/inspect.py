@@ -24,7 +24,7 @@ Passes = Annotated[
 ]
 
 
-@command(app, "inspect")
+@command(app, "inspect", example="lepton-tvm inspect model.so")
 def inspect(file: FileArg = None, passes: Passes = False, as_json: Json = False) -> Output:
     """Show inputs, outputs, recipe, target and kernels of a file.
 

@@ -1,4 +1,4 @@
-"""What `compile` and `tune` have in common: the model, what is done to it first, and for what."""
+"""The options that `compile` and `tune` share: the model, its compression and its target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lepton_tvm.cli.options import Db, Shapes, Target, parse_prune, parse_shapes
+from lepton_tvm.cli.options import (
+    Db,
+    Shapes,
+    Target,
+    current_methods,
+    parse_prune,
+    parse_shapes,
+)
 from lepton_tvm.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,18 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelOptions"]
 
+_WEIGHT_BITS = {"auto": None, "8": 8, "7": 7}
+
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .lepton file.")]
 SoFile = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Where to write it; default MODEL.so."),
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Write the result here.", show_default="MODEL.so"
+    ),
 ]
 Prune = Annotated[
     list[str] | None,
     typer.Option(
         "--prune",
         metavar="METHOD:VALUE",
-        help="pruning:0.5 zeroes half of the weights, channels:0.3 removes 30 % of the channels; "
-        "may be repeated.",
+        help="Zero half of the weights (magnitude:0.5), or remove 30 % of the channels "
+        "(channels:0.3); repeatable.",
+        callback=current_methods,
     ),
 ]
 Quantize = Annotated[
@@ -39,19 +51,23 @@ Quantize = Annotated[
     typer.Option(
         "--quantize",
         metavar="PRECISION",
-        help="int8, which needs --calib, or bf16 (bfloat16), which needs x86:bf16 or x86:amx.",
+        help="Quantize to int8 (needs --calib) or bfloat16 (bf16 for short).",
+        show_default="float32",
     ),
 ]
 Calibrator = Annotated[
-    str, typer.Option("--calibrator", metavar="NAME", help="minmax, percentile or mse.")
+    str,
+    typer.Option(
+        "--calibrator", metavar="NAME", help="Choose int8 ranges by minmax, percentile or mse."
+    ),
 ]
 WeightBits = Annotated[
-    int | None,
+    str,
     typer.Option(
         "--weight-bits",
-        metavar="N",
-        help="8 or 7. Default: 8, limited where the target has no VNNI so that 16 bits hold its "
-        "sums; 8 forces the full range, which is slower there.",
+        metavar="auto|8|7",
+        help="Store int8 weights in 8 or 7 bits. auto: 8, with a smaller range if the target has "
+        "no VNNI, where the full range is slower.",
     ),
 ]
 Calib = Annotated[
@@ -59,15 +75,14 @@ Calib = Annotated[
     typer.Option(
         "--calib",
         metavar="DATA",
-        help="A .npz or module:function of typical inputs, for int8 and for channel pruning.",
+        help="Calibrate int8 or channel pruning with inputs: a .npz or module:function.",
     ),
 ]
 Winograd = Annotated[
     bool,
     typer.Option(
         "--winograd/--no-winograd",
-        help="Let float 3x3 convolutions use Winograd's method where it is faster; it rounds a "
-        "little more and stores larger weights.",
+        help="Use Winograd's method for float 3x3 convolutions where it is faster.",
     ),
 ]
 TunedThreads = Annotated[
@@ -76,7 +91,7 @@ TunedThreads = Annotated[
         "--threads",
         min=1,
         metavar="N",
-        help="Threads that will run it: schedules are tuned for, and used for, just that number.",
+        help="Tune for, or use schedules tuned for, exactly N threads.",
     ),
 ]
 
@@ -93,7 +108,7 @@ class ModelOptions:
     quantize: Quantize = None
     calib: Calib = None
     calibrator: Calibrator = "minmax"
-    weight_bits: WeightBits = None
+    weight_bits: WeightBits = "auto"
     winograd: Winograd = True
     threads: TunedThreads = 1
     db: Db = None
@@ -113,7 +128,11 @@ class ModelOptions:
                 f"--quantize {self.quantize} needs --calib DATA: a .npz file or "
                 "package.module:function with some real inputs, labels are not needed"
             )
-        if self.weight_bits is not None and not calibrated:
+        if self.weight_bits not in _WEIGHT_BITS:
+            raise InputError(
+                f"--weight-bits {self.weight_bits!r} is not known: the choices are auto, 8 and 7"
+            )
+        if self.weight_bits != "auto" and not calibrated:
             raise InputError(f"--weight-bits is only used with --quantize {_calibrated_names()}")
         channels = any(step["method"] == "channels" for step in steps)
         if self.calib and not calibrated and not channels:
@@ -133,7 +152,7 @@ class ModelOptions:
         scheme = self._scheme()
         if scheme is None:
             return made
-        config = config_for(goal, self.weight_bits, calibrator=self.calibrator)
+        config = config_for(goal, _WEIGHT_BITS[self.weight_bits], calibrator=self.calibrator)
         return _quantized(made, scheme, self.calib, config, say)
 
     def _scheme(self) -> Scheme | None:

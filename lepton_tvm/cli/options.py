@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_tvm.cli.command import warn
 from lepton_tvm.errors import InputError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Shapes",
     "Target",
     "Threads",
+    "current_methods",
     "parse_prune",
     "parse_shapes",
 ]
@@ -28,8 +30,8 @@ Db = Annotated[
         "--db",
         metavar="URL",
         envvar="LEPTON_TVM_DB",
-        help="Database URL or SQLite file; default sqlite:///lepton.db in the working folder.",
-        show_default=False,
+        help="Use this database: a URL or a SQLite file.",
+        show_default="sqlite:///lepton.db",
     ),
 ]
 Target = Annotated[
@@ -37,16 +39,16 @@ Target = Annotated[
     typer.Option(
         "--target",
         metavar="T",
-        help="native, x86:avx2, x86:avx512, x86:vnni, arm:neon, arm:cortex-a76, cuda:sm_80, ...",
+        help="Compile for native, x86:avx2, x86:vnni, arm:neon, arm:cortex-a76, cuda:sm_80, ...",
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", min=1, metavar="N", help="Threads the kernels may use.")
+    int, typer.Option("--threads", min=1, metavar="N", help="Run kernels on N threads.")
 ]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
-        "--shape", metavar="NAME=1,3,224,224", help="Fix an input's shape; may be repeated."
+        "--shape", metavar="NAME=1,3,224,224", help="Fix the shape of an input; repeatable."
     ),
 ]
 
@@ -62,11 +64,15 @@ Tracker = Annotated[
 DeviceKey = Annotated[
     str | None,
     typer.Option(
-        "--key", metavar="KEY", help="The kind of device (with --tracker).", show_default=False
+        "--key",
+        metavar="KEY",
+        help="Choose the kind of device (needs --tracker).",
+        show_default=False,
     ),
 ]
 
-_PRUNE = {"pruning": "sparsity", "channels": "ratio"}
+_PRUNE = {"magnitude": "sparsity", "channels": "ratio"}
+_OLD_METHODS = {"pruning": "magnitude"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,19 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | No
             raise InputError(f"--shape names the input {name!r} twice")
         shapes[name] = tuple(int(d) for d in parts)
     return shapes
+
+
+def current_methods(texts: list[str] | None) -> list[str] | None:
+    """The values of `--prune` with the methods' present names; warns of old ones."""
+    found = []
+    for text in texts or ():
+        method, colon, value = text.partition(":")
+        if method in _OLD_METHODS:
+            new = _OLD_METHODS[method]
+            warn(f"--prune {text} is an old spelling: write --prune {new}{colon}{value}")
+            method = new
+        found.append(f"{method}{colon}{value}")
+    return found or texts
 
 
 def parse_prune(text: str) -> dict[str, Any]:

@@ -20,14 +20,16 @@ __all__ = ["app"]
 app = new_app()
 
 
-@command(app, "run")
+@command(app, "run", example="lepton-tvm run model.so --input x.npz --output y.npz")
 def run(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A compiled .so.")],
     source: Annotated[
-        Path, typer.Option("--input", metavar="X.NPZ", help="One array per input name.")
+        Path,
+        typer.Option("--input", metavar="X.NPZ", help="Read inputs: one array per input name."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="Y.NPZ", help="Where outputs are kept.")
+        Path | None,
+        typer.Option("--output", metavar="Y.NPZ", help="Write the outputs to this file."),
     ] = None,
     threads: Threads = 1,
     as_json: Json = False,

@@ -15,8 +15,8 @@ __all__ = ["app"]
 app = new_app()
 
 _STOPPING = (
-    "ending the search: the best schedules so far are judged and used; Ctrl-C again stops at once, "
-    "and the same command goes on later"
+    "ending the search: the best schedules so far are checked and used; Ctrl-C again stops at "
+    "once; the same command goes on later"
 )
 
 Trials = Annotated[
@@ -25,20 +25,26 @@ Trials = Annotated[
         "--trials",
         min=1,
         metavar="N",
-        help="How many trials the database is to hold for this model, target and machine; those "
-        "that are there count. Default: 256, or no limit with --budget.",
+        help="Run N trials in total for this model, target and machine, including earlier runs.",
+        show_default="256; no limit with --budget",
     ),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option("--budget", metavar="TIME", help="End the search after 90s, 10m, 1h, ..."),
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="End the search after 90s, 10m, 1h, ...",
+        show_default="no limit",
+    ),
 ]
 Builders = Annotated[
     str | None,
     typer.Option(
         "--builders",
         metavar="ADDRESS",
-        help="Build kernels on the workers of a Dask scheduler (tcp://HOST:PORT); default: here.",
+        help="Build kernels on the workers of a Dask scheduler (tcp://HOST:PORT).",
+        show_default="this machine",
     ),
 ]
 Patience = Annotated[
@@ -47,13 +53,13 @@ Patience = Annotated[
         "--patience",
         min=0,
         metavar="N",
-        help="End the search early when N trials in a row brought less than 0.1 %; 0: never.",
+        help="End the search when N trials in a row gained less than 0.1 %; 0: never.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the search.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed the search.")]
 
 
-@command(app, "tune")
+@command(app, "tune", example="lepton-tvm tune model.onnx --trials 256")
 def tune_model(
     options: ModelOptions,
     trials: Trials = None,
@@ -67,9 +73,9 @@ def tune_model(
 ) -> Output:
     """Search faster schedules, here or on a farm; compile with them.
 
-    Every finished trial is in the database at once. However a run ends, the same command goes
-    on with the trials that remain, and several may run at the same time on one database. Ctrl-C
-    ends the search and uses the best so far, a second Ctrl-C stops at once.
+    Every finished trial is stored at once, so the same command resumes an interrupted run. Several
+    runs may share one database. Ctrl-C ends the search and uses the best schedules so far; a second
+    Ctrl-C stops at once.
     """
     from lepton_tvm.cli.tune_view import follow, result_table, stop_on_interrupt
     from lepton_tvm.targets import parse_target

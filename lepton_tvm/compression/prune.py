@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +43,9 @@ def compress(
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Model:
-    """A smaller float model; what was done, skipped and why is in `.report`.
+    """A smaller float model; `.report` lists each change, each skipped layer and the reason.
 
-    `method="pruning"`: the smallest weights become zero. Give `threshold` (every |w| below it) or
+    `method="magnitude"`: the smallest weights become zero. Give `threshold` (every |w| below it) or
     `sparsity` (fraction of zeros to reach), `scope` "global" (default) or "layer", and `skip`,
     names of layers to leave alone. Shapes stay, so dense kernels do not get faster.
 
@@ -52,16 +53,23 @@ def compress(
     remove, of all channels that may go, ranked together (`scope="global"`, default), or of every
     dependency group (`"group"`); widths kept are multiples of `round_to` (default 8). Without
     `calibration` the channels with the smallest weights go (`norm` "l2", default, or "l1"). With
-    `calibration` (unlabelled inputs, in every form that `lepton_tvm.data.as_samples` reads) those
-    go which the others can best stand in for, and the layers that read them are refitted, which
-    keeps much of the accuracy without training; `executor` replaces the compiler that runs the
-    float model, and `progress` is told how many samples are done.
+    `calibration` (unlabelled inputs, in every form that `lepton_tvm.data.as_samples` reads) the
+    channels go that the others replace best. The layers that read them are refitted, which keeps
+    much of the accuracy without training. `executor` replaces the compiler that runs the float
+    model; `progress` is called with the number of finished samples.
+
+    `method="pruning"` is the old name of "magnitude" and gives a `DeprecationWarning`.
 
     Nothing is random. Raises `InputError` for an unknown method, options that do not belong to it,
     a model that is quantized already, and weights or data that are NaN or infinite.
     """
     if not isinstance(model, Model):
         raise InputError(f"compress takes a Model (see load_model), found {type(model).__name__}")
+    if method in _OLD_NAMES:
+        new = _OLD_NAMES[method]
+        text = f"method={method!r} is an old name: write method={new!r}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        method = new
     if method not in METHODS:
         raise InputError(f"unknown compression method '{method}'; known: {', '.join(METHODS)}")
     if model.is_quantized:
@@ -98,11 +106,11 @@ class _Method:
     apply: Callable[[Model, dict[str, Any]], Model]
 
 
-def _pruning(model: Model, given: dict[str, Any]) -> Model:
+def _magnitude(model: Model, given: dict[str, Any]) -> Model:
     if ("threshold" in given) == ("sparsity" in given):
         raise InputError(
-            "method 'pruning' needs exactly one of threshold= (absolute value below which a weight "
-            "becomes zero) and sparsity= (fraction of zeros to reach)"
+            "method 'magnitude' needs exactly one of threshold= (absolute value below which a "
+            "weight becomes zero) and sparsity= (fraction of zeros to reach)"
         )
     skip = tuple(given.get("skip", ()))
     unknown = sorted(set(skip) - {b.var.name for b in bindings_of(main_of(model.module))})
@@ -111,7 +119,7 @@ def _pruning(model: Model, given: dict[str, Any]) -> Model:
     options = {**given, "skip": skip}
     module, report = PruneMagnitude(**options)(model.module)
     step = Step(
-        "compress", {"method": "pruning", **options, "skip": list(skip)}, (report.to_json(),)
+        "compress", {"method": "magnitude", **options, "skip": list(skip)}, (report.to_json(),)
     )
     return model.derive(module, step)
 
@@ -134,12 +142,14 @@ def _channels(model: Model, given: dict[str, Any]) -> Model:
 
 
 METHODS: dict[str, _Method] = {
-    "pruning": _Method(("threshold", "sparsity", "scope", "skip"), _pruning),
+    "magnitude": _Method(("threshold", "sparsity", "scope", "skip"), _magnitude),
     "channels": _Method(
         ("ratio", "scope", "round_to", "norm", "calibration", "executor", "progress"), _channels
     ),
 }
 """Name -> options and function of every compression method."""
+
+_OLD_NAMES = {"pruning": "magnitude"}
 
 
 def _with_data(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lepton_tvm.compression.calibrate import Executor, Range, collect_ranges
 from lepton_tvm.data import as_samples
@@ -33,8 +33,10 @@ __all__ = [
     "quantize_model",
 ]
 
-#: Name -> scheme of every quantization method.
-METHODS: dict[str, Scheme] = {s.method: s for s in SCHEMES.values() if s.method}
+#: Name of a method -> its scheme: its own name, the spellings of --quantize, and its older name.
+METHODS: dict[str, Scheme] = {
+    name: s for s in SCHEMES.values() if s.method for name in (s.name, *s.spellings, s.method)
+}
 _DEFAULT_BITS = 8
 
 
@@ -54,7 +56,7 @@ def quantize(
     model: Model,
     calibration: Any = None,
     *,
-    method: str = "uniform",
+    method: str = "int8",
     bit_width: int = _DEFAULT_BITS,
     config: QuantizeConfig | None = None,
     target: str | Target | None = None,
@@ -63,16 +65,17 @@ def quantize(
 ) -> Model:
     """Quantize `model` after training: to int8 with ranges from `calibration`, or to bfloat16.
 
-    `method="bfloat16"` needs no data and takes no further options: convolutions and products read
-    bfloat16 (8 bits of precision, float32's range) and sum in float32; inputs and outputs stay
-    float32. It compiles for targets that have bfloat16 instructions.
+    `method="bfloat16"` (or "bf16") needs no data and takes no further options: convolutions and
+    products read bfloat16 (8 bits of precision, float32's range) and sum in float32; inputs and
+    outputs stay float32. It compiles for targets that have bfloat16 instructions.
 
-    `method="uniform"` is int8. `calibration` is anything that `lepton_tvm.data.as_samples` reads;
-    it is read once, streaming. The result holds quantize/dequantize pairs; compiling it lowers them
-    to integer kernels. `progress` is told how many samples are done; `executor` replaces the
-    compiler that runs the float model. `bit_width` is 8, or 7 for weights in -63..63. Where
-    `target` has no VNNI, 8-bit weights are scaled so that its faster kernels for bytes are exact
-    (`QuantizeConfig.sum_bits`); a `config` is taken as it is.
+    `method="int8"` is also called "uniform". `calibration` is anything that
+    `lepton_tvm.data.as_samples` reads; it is read once, streaming. The result holds
+    quantize/dequantize pairs; compiling it lowers them to integer kernels. `progress` is called
+    with the number of finished samples; `executor` replaces the compiler that runs the float model.
+    `bit_width` is 8, or 7 for weights in -63..63. Where `target` has no VNNI, 8-bit weights are
+    scaled so that its faster kernels for bytes are exact (`QuantizeConfig.sum_bits`); a `config`
+    is taken as it is.
 
     The report (`model.report`) says what is quantized and, op by op, what is not and why.
 
@@ -81,7 +84,7 @@ def quantize(
     nothing can be quantized.
     """
     if method not in METHODS:
-        raise InputError(f"unknown quantization method {method!r}; there is {', '.join(METHODS)}")
+        raise InputError(f"unknown quantization method {method!r}; known: {', '.join(METHODS)}")
     if model.is_quantized:
         raise InputError(f"model '{model.name}' is quantized already; start from the float model")
     scheme = METHODS[method]
@@ -172,13 +175,18 @@ def quantize_model(
 
 
 def config_for(
-    target: str | Target | None = None, weight_bits: int | None = None, **options: Any
+    target: str | Target | None = None,
+    weight_bits: int | Literal["auto"] | None = None,
+    **options: Any,
 ) -> QuantizeConfig:
     """Options for a model that will be compiled for `target` (None: any machine).
 
-    Without VNNI, weights of 8 bits make kernels multiply 16-bit factors. So there, unless
-    `weight_bits` asks for 8 or 7, weights are scaled to fit sums of 16 bits.
+    `weight_bits` is 8, 7, or "auto" (None means the same). On targets without VNNI, full 8-bit
+    weights need kernels that multiply 16-bit factors, which are slower. There "auto" scales the
+    weights so that 16 bits hold their sums.
     """
+    if weight_bits == "auto":
+        weight_bits = None
     level = None if target is None else parse_target(target).level
     narrow = weight_bits is None and level is not None and has_narrow_sums(level)
     wide_bits, narrow_bits = INT8.sum_bits

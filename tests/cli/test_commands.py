@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_every_command_has_help_and_stands_in_the_readme(words: tuple[str, ...])
     options = [p for p in item.params if p.param_type_name == "option"]
     assert "--json" in {name for p in options for name in p.opts}
     assert all(getattr(p, "help", None) for p in item.params)
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_option_has_a_help_text_that_starts_with_a_capital_letter(
+    words: tuple[str, ...], lepton: Lepton
+) -> None:
+    options = [p for p in ALL[words].params if p.param_type_name == "option"]
+    assert [p.opts for p in options if not p.help[0].isupper()] == []
+    assert "[default: ()]" not in lepton(*words, "--help").out
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_the_help_of_every_command_ends_with_an_example_that_it_accepts(
+    words: tuple[str, ...], lepton: Lepton
+) -> None:
+    shown = lepton(*words, "--help").out.rstrip().splitlines()
+    assert shown[-2] == "  Example:"
+    example = shlex.split(shown[-1])
+    assert example[: len(words) + 1] == ["lepton-tvm", *words]
+    context = ALL[words].make_context(" ".join(words), example[len(words) + 1 :])
+    assert context.params
 
 
 def test_lists_of_commands_cut_no_sentence_short(lepton: Lepton) -> None:
@@ -206,6 +228,7 @@ def test_inspect_refuses_a_foreign_library(lepton: Lepton) -> None:
     [
         (("--quantize", "int4"), "--quantize 'int4' is not known: the choices are int8 and bf16"),
         (("--quantize", "int8"), "--quantize int8 needs --calib DATA"),
+        (("--weight-bits", "6"), "--weight-bits '6' is not known: the choices are auto, 8 and 7"),
         (("--weight-bits", "8"), "--weight-bits is only used with --quantize int8"),
         (("--calib", "x.npz"), "--calib is only used with --quantize int8"),
         (("--shape", "x"), "--shape 'x' is not NAME=D,D,..."),

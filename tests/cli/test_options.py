@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lepton_tvm.cli.bench import names
-from lepton_tvm.cli.options import parse_prune, parse_shapes
+from lepton_tvm.cli.bench import engines, names
+from lepton_tvm.cli.options import current_methods, parse_prune, parse_shapes
 from lepton_tvm.errors import InputError
 from tests.cli.conftest import Lepton
 from tests.cli.test_bad_input import save
@@ -31,19 +31,52 @@ def test_shape_named_twice() -> None:
 
 
 def test_prune() -> None:
-    assert parse_prune("pruning:0.5") == {"method": "pruning", "sparsity": 0.5}
+    assert parse_prune("magnitude:0.5") == {"method": "magnitude", "sparsity": 0.5}
     assert parse_prune("channels:0.3") == {"method": "channels", "ratio": 0.3}
 
 
 @pytest.mark.parametrize("text", ["0.5", "channels", "channels:1", "channels:nan", "x:0.5"])
 def test_bad_prune(text: str) -> None:
-    with pytest.raises(InputError, match="METHOD is one of pruning, channels"):
+    with pytest.raises(InputError, match="METHOD is one of magnitude, channels"):
         parse_prune(text)
 
 
 def test_engines() -> None:
     assert names("onnxruntime, openvino,onnxruntime") == ("onnxruntime", "openvino")
     assert names("") == ()
+    assert engines("none") == ()
+    assert engines("openvino") == ("openvino",)
+
+
+def test_the_old_spelling_of_no_engines_works_with_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert engines("") == ()
+    assert capsys.readouterr().err == (
+        'warning: --against "" is an old spelling: write --against none\n'
+    )
+    assert engines("none") == ()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_old_name_of_magnitude_pruning_works_with_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    texts = ["pruning:0.5", "channels:0.3"]
+    assert current_methods(texts) == ["magnitude:0.5", "channels:0.3"]
+    assert capsys.readouterr().err == (
+        "warning: --prune pruning:0.5 is an old spelling: write --prune magnitude:0.5\n"
+    )
+    assert current_methods(None) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_compile_prunes_by_the_old_name_and_warns_once(lepton: Lepton) -> None:
+    save("relu.onnx")
+    ended = lepton("compile", "relu.onnx", "--prune", "pruning:0.5", "--quantize", "int4")
+    assert ended.code == 2
+    assert ended.err.count("is an old spelling") == 1
+    assert "--quantize 'int4' is not known" in ended.err
 
 
 def test_compile_looks_for_schedules_of_the_machine_that_is_named(

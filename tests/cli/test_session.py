@@ -24,7 +24,7 @@ def end(
     """Exit code, stdout and stderr of an app whose one command does `work`."""
     app = typer.Typer()
 
-    @command(app, "only")
+    @command(app, "only", example="only --json")
     def only(as_json: bool = typer.Option(False, "--json")) -> Output:
         """Do it."""
         return work()
@@ -79,7 +79,7 @@ class Shared:
 def test_options_that_commands_share(capfd: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 
-    @command(app, "only")
+    @command(app, "only", example="only --json")
     def only(shared: Shared, as_json: Annotated[bool, typer.Option("--json")] = False) -> Output:
         """Do it."""
         return Output({}, f"{shared.name} {shared.number} {as_json}")

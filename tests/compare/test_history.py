@@ -84,6 +84,30 @@ def test_the_command_shows_all_machines(
     assert "Machine B" in listed
 
 
+def test_the_old_option_for_the_model_works_with_a_warning(
+    db: Database, add: Any, lepton: Lepton
+) -> None:
+    add()
+    new = lepton("compare", "toy", "--history", "--db", db.url)
+    old = lepton("compare", "--model", "toy", "--history", "--db", db.url)
+    assert (old.code, old.out) == (new.code, new.out) == (0, new.out)
+    assert "warning" not in new.err
+    assert "warning: --model is an old spelling: write `lepton-tvm compare MODEL`" in old.err
+    both = lepton("compare", "toy", "--model", "car", "--db", db.url)
+    assert both.code == 2
+    assert "compare takes one model, found 'toy' and --model 'car'" in both.err
+
+
+def test_the_command_takes_a_target(db: Database, add: Any, lepton: Lepton) -> None:
+    add()
+    ended = lepton("compare", "toy", "--target", "x86:none", "--db", db.url)
+    assert ended.code == 2
+    assert "no artifact for target 'x86:none'" in ended.err
+    refused = lepton("compare", "--history", "--target", "x86:none", "--db", db.url)
+    assert refused.code == 2
+    assert "--history shows all targets: leave --target out" in refused.err
+
+
 def test_a_model_that_is_not_there_is_told(db: Database, add: Any) -> None:
     add()
     with pytest.raises(InputError, match="no model 'car'"):

@@ -26,8 +26,9 @@ def model() -> Any:
     return lt.load_model(model_path())
 
 
-def test_quantize_says_what_it_did(model: Any) -> None:
-    made = lt.quantize(model, method="bfloat16")
+@pytest.mark.parametrize("name", ["bfloat16", "bf16"])
+def test_quantize_says_what_it_did(model: Any, name: str) -> None:
+    made = lt.quantize(model, method=name)
     assert (made.precision, made.calibration_sha256) == ("bfloat16", None)
     assert made.recipe[-1].options == {"method": "bfloat16"}
     report = made.recipe[-1].reports[-1]

@@ -55,20 +55,29 @@ def pictures(count: int, seed: int = 2) -> Array:
 def test_magnitude_pruning_is_recorded_and_the_model_stays() -> None:
     model = model_of(build(network))
     before = model.module.clone()
-    made = compress(model, method="pruning", sparsity=0.5)
+    made = compress(model, method="magnitude", sparsity=0.5)
     assert isinstance(made, Model)
     assert same_structure(model.module, before)
     assert model.recipe == ()
     step = made.report[-1]
     assert step.name == "compress"
-    assert step.options == {"method": "pruning", "sparsity": 0.5, "skip": []}
+    assert step.options == {"method": "magnitude", "sparsity": 0.5, "skip": []}
     assert step.reports[0]["numbers"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert Step.from_json(json.loads(json.dumps(step.to_json()))) == step
     assert made.precision == "float32"
 
 
+def test_the_old_name_of_magnitude_pruning_works_with_a_warning() -> None:
+    model = model_of(build(network))
+    with pytest.warns(DeprecationWarning, match="write method='magnitude'"):
+        old = compress(model, method="pruning", sparsity=0.5)
+    new = compress(model, method="magnitude", sparsity=0.5)
+    assert same_structure(old.module, new.module)
+    assert old.recipe == new.recipe
+
+
 def test_threshold_and_skip() -> None:
-    made = compress(model_of(build(network)), method="pruning", threshold=0.05, skip=["conv2d_0"])
+    made = compress(model_of(build(network)), method="magnitude", threshold=0.05, skip=["conv2d_0"])
     report = made.recipe[-1].reports[0]
     assert {"op": "relax.nn.conv2d", "name": "conv2d_0", "reason": "named in skip"} in (
         report["skipped"]
@@ -97,8 +106,8 @@ def test_channels_shrink_and_say_so() -> None:
 
 def test_methods_follow_each_other() -> None:
     made = compress(model_of(build(network)), method="channels", ratio=0.5)
-    made = compress(made, method="pruning", sparsity=0.3)
-    assert [s.options["method"] for s in made.recipe] == ["channels", "pruning"]
+    made = compress(made, method="magnitude", sparsity=0.3)
+    assert [s.options["method"] for s in made.recipe] == ["channels", "magnitude"]
 
 
 def test_redundant_channels_leave_without_a_trace() -> None:
@@ -168,19 +177,22 @@ def quantized() -> Model:
 
 
 BAD: list[tuple[dict[str, object], str]] = [
-    ({"method": "clustering"}, "unknown compression method 'clustering'; known: pruning, channels"),
-    ({"method": "pruning"}, "method 'pruning' needs exactly one of threshold="),
     (
-        {"method": "pruning", "threshold": 0.1, "sparsity": 0.5},
-        "method 'pruning' needs exactly one of threshold=",
+        {"method": "clustering"},
+        "unknown compression method 'clustering'; known: magnitude, channels",
+    ),
+    ({"method": "magnitude"}, "method 'magnitude' needs exactly one of threshold="),
+    (
+        {"method": "magnitude", "threshold": 0.1, "sparsity": 0.5},
+        "method 'magnitude' needs exactly one of threshold=",
     ),
     (
-        {"method": "pruning", "ratio": 0.5, "round_to": 8},
-        "method 'pruning' does not take ratio, round_to; it takes threshold, sparsity, scope, skip",
+        {"method": "magnitude", "ratio": 0.5, "round_to": 8},
+        "method 'magnitude' does not take ratio, round_to; it takes threshold, sparsity, scope, skip",
     ),
-    ({"method": "pruning", "sparsity": 2.0}, r"sparsity is 2\.0, but must be between 0 and 1"),
+    ({"method": "magnitude", "sparsity": 2.0}, r"sparsity is 2\.0, but must be between 0 and 1"),
     (
-        {"method": "pruning", "sparsity": 0.5, "skip": ["conv2d_9"]},
+        {"method": "magnitude", "sparsity": 0.5, "skip": ["conv2d_9"]},
         r"skip names \['conv2d_9'\], but the model has no such layers",
     ),
     ({"method": "channels"}, "method 'channels' needs ratio=, the fraction of channels to remove"),
@@ -214,7 +226,7 @@ def test_a_quantized_model_is_refused() -> None:
 
 def test_something_else_than_a_model_is_refused() -> None:
     with pytest.raises(InputError, match=r"compress takes a Model \(see load_model\), found str"):
-        compress("model.onnx", method="pruning")  # type: ignore[arg-type]
+        compress("model.onnx", method="magnitude")  # type: ignore[arg-type]
 
 
 def test_activations_that_overflow_are_named() -> None:

@@ -53,6 +53,15 @@ def test_every_convolution_and_product_runs_in_integers() -> None:
     assert {k.precision for k in heavy} == {"int8"}
 
 
+@pytest.mark.parametrize("name", ["int8", "uniform"])
+def test_both_names_of_int8_make_the_same_model(name: str) -> None:
+    model = _model()
+    made, named = quantize(model, _data()), quantize(model, _data(), method=name)
+    assert same_structure(made.module, named.module)
+    assert made.recipe == named.recipe
+    assert named.recipe[-1].options["method"] == "uniform"
+
+
 def test_the_model_says_what_was_done() -> None:
     model = _model()
     made = quantize(model, {"x": _data(8)})
@@ -158,7 +167,11 @@ def test_constant_calibration_data_is_safe(rows: Array) -> None:
         (_data().astype(np.int32), {}, "has dtype int32, the model takes float32"),
         (_data() * np.inf, {}, "NaN or infinite"),
         (_data(), {"bit_width": 4}, "weight_bits=4 is not supported"),
-        (_data(), {"method": "magic"}, "unknown quantization method 'magic'; there is uniform"),
+        (
+            _data(),
+            {"method": "magic"},
+            "unknown quantization method 'magic'; known: int8, bfloat16",
+        ),
         (_data(), {"config": QuantizeConfig(skip=("nothing",))}, "matches no op"),
         (_data(), {"config": QuantizeConfig(skip=("*",))}, "nothing in model 'small' can be"),
     ],

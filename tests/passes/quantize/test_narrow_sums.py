@@ -99,13 +99,14 @@ def test_seven_bits() -> None:
         ("x86:vnni", None, 8, 32),
         ("x86:avxvnni", None, 8, 32),
         ("x86:avx2", None, 8, 16),
+        ("x86:avx2", "auto", 8, 16),
         ("x86:avx512", None, 8, 16),
         ("x86:sse", None, 8, 16),
         ("x86:avx2", 8, 8, 32),
         ("x86:avx2", 7, 7, 32),
     ],
 )
-def test_the_target_decides(target: str | None, bits: int | None, weights: int, sums: int) -> None:
+def test_the_target_decides(target: str | None, bits: Any, weights: int, sums: int) -> None:
     config = config_for(target, bits)
     assert (config.weight_bits, config.sum_bits) == (weights, sums)
 
