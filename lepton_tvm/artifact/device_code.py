@@ -112,7 +112,7 @@ def _replaced(data: bytes, code: bytes, binary: bytes) -> bytes:
     form, rest = _read_string(data, 0)
     tail = _string(code)
     if form != b"cuda" or not data.endswith(tail):
-        raise ArtifactError("TVM packed its CUDA module in a form that is not known here")
+        raise ArtifactError("TVM packed its CUDA module in an unknown form")
     return _string(_FORMAT) + data[rest : -len(tail)] + _string(binary)
 
 

@@ -152,14 +152,12 @@ def busy_machine(processes: Sequence[Engine], cpus: int) -> list[str]:
     """A warning where the threads of an engine had to share CPUs, with others or each other."""
     threads = max((p.job.threads for p in processes), default=0)
     if threads > cpus:
-        return [
-            f"{threads} threads shared {cpus} CPU(s): these times say nothing of {threads} CPUs"
-        ]
+        return [f"{threads} threads shared {cpus} CPU(s): these are not times of {threads} CPUs"]
     possible = sum(p.ran * p.job.threads for p in processes)
     share = min(sum(p.waited for p in processes) / possible, 1.0) if possible else 0.0
     if share < _MOST_WAITING:
         return []
     return [
-        f"the CPUs were shared with other work: threads waited {share:.0%} of the time, which "
-        "long runs suffer from more than short ones; measure again on an idle machine"
+        f"the CPUs were shared with other work: threads waited {share:.0%} of the time, "
+        "and long runs look worse than they are; measure again on an idle machine"
     ]

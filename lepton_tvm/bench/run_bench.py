@@ -257,7 +257,7 @@ def _jobs(
         peer = ENGINES[engine]
         limit = peers_isa if peer.isa_limit is not None else None
         if peers_isa is not None and limit is None:
-            report.append(f"engine {engine} has no switch for {peers_isa}: it uses what it likes")
+            report.append(f"engine {engine} has no switch for {peers_isa}: it chooses for itself")
         for scheme in schemes:
             reason = place.lacks(engine, scheme.name)
             if limit is not None and not scheme.runs_on(ISAS[limit]):

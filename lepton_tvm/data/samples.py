@@ -71,7 +71,7 @@ class Samples:
             sample = self._checked(index, row)
             label = self._label(index, row)
             if (label is None) != (not labels) and count:
-                raise InputError(f"sample {index}: some samples have a '{LABEL}' and some have not")
+                raise InputError(f"sample {index}: some samples have a '{LABEL}', others do not")
             for name in sorted(sample):
                 _update(digest, name, sample[name])
             if label is not None:

@@ -111,7 +111,7 @@ def _refuse_code(connection: Connection, place: Place) -> None:
         kind = "virtual table" if found[0] == "table" else found[0]
         raise DatabaseInputError(
             f"database {place} holds the {kind} {str(found[1])[:40]!r}, which lepton_tvm never "
-            "makes: it may run what a stranger wrote and was not read; ask for an export instead"
+            "makes: reading it could run a stranger's code; ask for an export instead"
         )
 
 

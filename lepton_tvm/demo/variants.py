@@ -40,7 +40,7 @@ def build_variants(
     quantized = quantize(model, samples)
     notify("compiling int8")
     build(quantized, target=target, db=db)
-    notify(f"removing {ratio:.0%} of the channels, quantizing what is left")
+    notify(f"removing {ratio:.0%} of the channels, quantizing the rest")
     pruned = compress(model, method="channels", ratio=ratio, round_to=_ROUND_TO)
     smaller = quantize(pruned, samples)
     notify("compiling pruned + int8")

@@ -186,7 +186,7 @@ def _connected(address: str, wait_s: float) -> Any:
     scheme, separator, rest = address.partition("://")
     if not separator or scheme not in ("tcp", "tls", "ucx", "ws", "wss") or not rest:
         raise InputError(
-            f"--builders {address!r} is no address of a Dask scheduler, for example "
+            f"--builders {address!r} is not the address of a Dask scheduler, for example "
             "tcp://127.0.0.1:8786"
         )
     try:

@@ -52,8 +52,8 @@ class DeviceSession:
                 session = connect(place.host, place.port, place.word, False)
             except Exception as e:
                 raise DeviceLost(
-                    f"device {place} did not take the session ({_last(e)}); what its server says "
-                    "there tells why"
+                    f"device {place} did not take the session ({_last(e)}); its server prints the "
+                    "reason there"
                 ) from e
             self._sock = _own(_sockets_to(peer) - before)
         try:

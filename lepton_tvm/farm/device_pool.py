@@ -249,7 +249,7 @@ def _problem(device: DeviceInfo) -> str | None:
     """Why a device cannot be used at all."""
     if not device.is_ours:
         return (
-            "it runs TVM's own RPC server, or tells what this version does not read; start it with "
+            "it runs TVM's own RPC server, or another version of ours; start it with "
             f"`lepton-tvm device serve` of lepton_tvm {own_version()}"
         )
     theirs = device.facts.get("versions") or {}

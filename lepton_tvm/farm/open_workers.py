@@ -28,9 +28,7 @@ def open_builder(
 
         return ParallelBuilder(workers, timeout_s)
     if workers is not None:
-        raise InputError(
-            f"the cluster {address} has the workers it has: leave the number of workers out"
-        )
+        raise InputError(f"the cluster {address} sets the number of workers: leave workers= out")
     from lepton_tvm.farm.dask_builder import DaskBuilder
 
     return DaskBuilder(address, timeout_s=timeout_s)

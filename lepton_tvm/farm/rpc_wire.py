@@ -76,11 +76,11 @@ def receive_json(sock: socket.socket) -> Any:
     """A message of the tracker's protocol. Raises OSError for what is none."""
     size = receive_int(sock)
     if not 0 < size <= _MOST_JSON:
-        raise ConnectionError(f"a message of {size} bytes is none of TVM's tracker")
+        raise ConnectionError(f"a message of {size} bytes is not from TVM's tracker")
     try:
         return json.loads(receive(sock, size))
     except ValueError as e:
-        raise ConnectionError(f"a message of TVM's tracker is no JSON: {e}") from e
+        raise ConnectionError(f"a message of TVM's tracker is not JSON: {e}") from e
 
 
 def keep_alive(sock: socket.socket) -> None:

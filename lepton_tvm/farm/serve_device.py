@@ -23,8 +23,8 @@ from lepton_tvm.targets.driver import gpus
 __all__ = ["device_facts", "serve_device"]
 
 TRUST = (
-    "who reaches this port can run any code here as you: only on a network where everybody is "
-    "trusted, or through a tunnel (ssh -L)"
+    "anyone who can reach this port can run any code here as you; use a network where everybody is "
+    "trusted, or a tunnel (ssh -L)"
 )
 
 

@@ -33,7 +33,7 @@ class SessionFiles:
         """Keep a file. Raises InputError where the content is not what its name says."""
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
-            raise InputError(f"a file arrived damaged: its sha256 is {found}, told was {sha256}")
+            raise InputError(f"a file arrived damaged: its sha256 is {found}, expected {sha256}")
         self._make_room(len(data))
         try:
             self._place(sha256).write_bytes(data)

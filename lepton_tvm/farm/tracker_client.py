@@ -173,7 +173,7 @@ class Tracker:
 
     def _told(self, message: Any) -> None:
         if self._ask(message) != _SUCCESS:
-            raise self._error("refused what the server told it")
+            raise self._error("refused the server's message")
 
     def _ask(self, message: Any) -> Any:
         try:

@@ -36,8 +36,8 @@ def serve_tracker(
     address = (host, int(listener.getsockname()[1]))
     if not is_loopback(host):
         say(
-            f"warning: listening on {host}: who reaches this port is sent to the devices, where "
-            "any code can be run: only on a network where everybody is trusted"
+            f"warning: listening on {host}: anyone who can reach this port is sent to the devices "
+            "and can run any code there; use a network where everybody is trusted"
         )
     say(f"tracking on {host}:{address[1]}")
     signal.signal(signal.SIGTERM, _interrupt)

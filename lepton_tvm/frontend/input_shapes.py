@@ -71,7 +71,7 @@ def fix_input_shapes(
     inputs = user_inputs(model.graph)
     names = [value.name for value in inputs]
     problems = [
-        f"there is no input '{name}'; the inputs are {_listed(names)}"
+        f"the model has no input '{name}'; its inputs are {_listed(names)}"
         for name in shapes
         if name not in names
     ]

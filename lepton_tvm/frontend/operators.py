@@ -131,7 +131,7 @@ def _reason(node: onnx.NodeProto, known: frozenset[str], opset: int) -> str | No
         return REASONS[node.op_type]
     if node.op_type in ("BatchNormalization", "Dropout") and _is_training(node):
         return "it is in training mode; export the model for inference (model.eval())"
-    return None if node.op_type in known else "there is no converter for it yet"
+    return None if node.op_type in known else "it has no converter yet"
 
 
 def _is_unknown(node: onnx.NodeProto, opset: int) -> bool:

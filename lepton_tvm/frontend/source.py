@@ -45,7 +45,7 @@ def checked_file(path: str | Path) -> Path:
     where = Path(path)
     try:
         if not where.exists():
-            raise ModelError(f"cannot read model '{path}': there is no such file")
+            raise ModelError(f"cannot read model '{path}': the file does not exist")
         if where.is_dir():
             raise ModelError(f"cannot read model '{path}': it is a folder; name the file in it")
         if not where.is_file():

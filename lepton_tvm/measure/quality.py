@@ -66,7 +66,7 @@ class QualityMeter:
     def result(self) -> Quality:
         """What was found so far. Raises InputError where no sample was added."""
         if not self._rows:
-            raise InputError("there are no samples to evaluate on")
+            raise InputError("the data holds no samples to evaluate on")
         return Quality(
             n=self._rows,
             metric="top1" if self._labelled else None,

@@ -143,7 +143,7 @@ def best_arch(found: Devices) -> str:
     have = found.devices[0].capability
     fitting = [name for name in GPUS if _number(name) <= have]
     if not fitting:
-        raise TargetError(f"{found.devices[0]} is older than the oldest that is known, sm_61")
+        raise TargetError(f"{found.devices[0]} is older than sm_61, the oldest supported one")
     return fitting[-1]
 
 

@@ -146,7 +146,7 @@ def _try_elsewhere(place: Path) -> None:
     if done.returncode < 0:
         raise InputError(
             f"{place}: TVM's reader crashes on these files ({describe_end(-done.returncode, '')}): "
-            "they are damaged, or made to harm; nothing was imported"
+            "they are damaged or malicious; nothing was imported"
         )
 
 

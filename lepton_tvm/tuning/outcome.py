@@ -52,7 +52,7 @@ def finish(
             run.database.tuning.add_winners(list(winners.values()))
             made, times = _compile(run, output, variant), None
     else:
-        notes.append("no kernel has a schedule that is surely faster: nothing was changed")
+        notes.append("no kernel has a schedule that is measurably faster: nothing was changed")
     states = run.loop.search.states
     notes += _untimed(states.values())
     return TuneResult(
@@ -86,7 +86,9 @@ def _untimed(states: Iterable[TaskState]) -> list[str]:
         told = ", ".join(names)
         notes.append(f"not tuned, since their zero-trial schedules could not be timed: {told}")
     if names := [s.task.name for s in untimed if not s.records]:
-        notes.append(f"{len(names)} kernels were not looked at yet: the same command goes on")
+        notes.append(
+            f"{len(names)} kernels have no trials yet: run the same command again to go on"
+        )
     return notes
 
 

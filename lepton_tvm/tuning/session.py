@@ -133,8 +133,8 @@ def check_runs_here(target: Target) -> None:
     """Raise TargetError for a target whose kernels this machine cannot time."""
     if not target.is_native:
         raise TargetError(
-            f"this machine cannot run code for {target}, so nothing can be timed here: name a "
-            "tracker and a key of devices that can"
+            f"this machine cannot run code for {target}, so nothing can be timed here; use "
+            "--tracker and --key to measure on devices that can"
         )
 
 
@@ -149,8 +149,8 @@ def _check(model: Model, trials: int | None, threads: int, seed: int, tracker: s
     cpus = os.cpu_count() or 1
     if tracker is None and threads > cpus:  # devices say themselves how many they give
         raise InputError(
-            f"threads is {threads} and this machine has {cpus} CPUs: times of threads that wait "
-            "for each other's CPUs say nothing"
+            f"threads is {threads} and this machine has {cpus} CPUs: timings with more threads "
+            f"than CPUs are meaningless; use at most {cpus}"
         )
 
 

@@ -59,7 +59,7 @@ def _check_decision(decision: Any, instructions: list[Any]) -> None:
     if not fits or not 0 <= decision[0] < len(instructions):
         raise InputError("a decision of a trace is the number of an instruction and its answer")
     if not str(instructions[decision[0]][0]).startswith("Sample"):
-        raise InputError("a trace that decides what no instruction asks is not replayed")
+        raise InputError("a trace with a decision that no instruction asks for is not replayed")
     if not all(type(value) is int and abs(value) <= _MAX_ANSWER for value in _flat(decision[1])):
         raise InputError("the answer of a decision is an integer, or a list of them")
 

@@ -15,9 +15,9 @@ __all__ = ["Status", "TaskResult", "TuneResult", "task_result"]
 
 
 _ENDED = {
-    "trials": "as many as were asked for",
-    "budget": "the time was over",
-    "plateau": "the last ones brought nothing",
+    "trials": "all trials are done",
+    "budget": "the time is over",
+    "plateau": "the last trials gained nothing",
     "exhausted": "nothing is left to try",
     "interrupted": "interrupted",
 }

@@ -188,7 +188,8 @@ BAD: list[tuple[dict[str, object], str]] = [
     ),
     (
         {"method": "magnitude", "ratio": 0.5, "round_to": 8},
-        "method 'magnitude' does not take ratio, round_to; it takes threshold, sparsity, scope, skip",
+        "method 'magnitude' does not take ratio, round_to; "
+        "it takes threshold, sparsity, scope, skip",
     ),
     ({"method": "magnitude", "sparsity": 2.0}, r"sparsity is 2\.0, but must be between 0 and 1"),
     (

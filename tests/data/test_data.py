@@ -182,7 +182,7 @@ def test_labels_are_checked() -> None:
     with pytest.raises(InputError, match="must hold 2 class number"):
         values(as_samples([{"x": ROWS[:2], "label": [0.5, 1.5]}], ONE))
     mixed = [{"x": ROWS[:2]}, {"x": ROWS[:2], "label": [1, 2]}]
-    with pytest.raises(InputError, match="some samples have a 'label' and some have not"):
+    with pytest.raises(InputError, match="some samples have a 'label', others do not"):
         values(as_samples(mixed, ONE))
 
 

@@ -148,7 +148,7 @@ def test_builders_and_runners_are_opened_by_their_addresses(
     local.close()
     with pytest.raises(InputError, match="leave the number of workers out"):
         open_builder("tcp://127.0.0.1:1", 3)
-    with pytest.raises(InputError, match="no address of a Dask scheduler"):
+    with pytest.raises(InputError, match="not the address of a Dask scheduler"):
         open_builder("nowhere")
     with pytest.raises(InputError, match="needs both --tracker HOST:PORT and --key KEY"):
         open_runner("127.0.0.1:9190")

@@ -195,7 +195,7 @@ def test_no_room_for_a_session_leaves_the_server_serving(tmp_path: Path) -> None
             session.ask("hello")
         servers.wait_until(lambda: not list(room.iterdir()), lambda: "the end of the session")
         room.rmdir()
-        with pytest.raises(DeviceLost, match="what its server says there tells why"):
+        with pytest.raises(DeviceLost, match="its server prints the reason there"):
             DeviceSession(server.place)
         server.wait_for(f"cannot make a folder for candidate kernels in {room}")
         room.mkdir()

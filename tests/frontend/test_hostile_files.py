@@ -65,7 +65,7 @@ def test_truncated(part: float, tmp_path: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere.onnx", "there is no such file")
+    refused(tmp_path / "nowhere.onnx", "the file does not exist")
 
 
 def test_folder(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_input_without_any_shape(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "unknown-name": ({"image": (1, 3, 16, 16)}, "no input 'image'; the inputs are 'x'"),
+    "unknown-name": ({"image": (1, 3, 16, 16)}, "no input 'image'; its inputs are 'x'"),
     "rank": ({"x": (1, 3, 16)}, r"4 dimensions \[n, 3, 16, 16\], but shapes gives 3"),
     "contradiction": ({"x": (1, 4, 16, 16)}, "dimension 1 is 3 in the file but 4 in shapes"),
     "zero": ({"x": (0, 3, 16, 16)}, "whole number of at least 1"),
@@ -113,4 +113,4 @@ def test_weights_listed_as_inputs_are_not_asked_for(tmp_path: Path) -> None:
     g.input("w", [8, 3, 3, 3])
     path = g.save(tmp_path / "model.onnx")
     assert [info.name for info in load_model(path).inputs] == ["x"]
-    refused(path, "no input 'w'; the inputs are 'x'", shapes={"w": (8, 3, 3, 3)})
+    refused(path, "no input 'w'; its inputs are 'x'", shapes={"w": (8, 3, 3, 3)})

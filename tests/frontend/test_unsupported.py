@@ -44,13 +44,13 @@ def test_all_nodes_at_once_with_their_reasons(tmp_path: Path) -> None:
         Unsupported("LSTM", "first", recurrent),
         Unsupported("LSTM", "second", recurrent),
         Unsupported("com.example.Fancy", "own", "custom domain 'com.example' has no converters"),
-        Unsupported("Det", "unnamed, output d", "there is no converter for it yet"),
+        Unsupported("Det", "unnamed, output d", "it has no converter yet"),
     )
     assert str(error).splitlines() == [
         f"cannot import '{tmp_path / 'model.onnx'}': 4 nodes of it cannot be compiled",
         f"  LSTM ('first', 'second'): {recurrent}",
         "  com.example.Fancy ('own'): custom domain 'com.example' has no converters",
-        "  Det ('unnamed, output d'): there is no converter for it yet",
+        "  Det ('unnamed, output d'): it has no converter yet",
     ]
 
 

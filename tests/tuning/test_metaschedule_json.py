@@ -165,7 +165,7 @@ def test_files_that_are_not_metaschedules(
         (decided([99999, 1]), "the number of an instruction"),
         (decided([-1, 1]), "the number of an instruction"),
         (decided([True, 1]), "the number of an instruction"),
-        (decided([0, 1]), "what no instruction asks"),
+        (decided([0, 1]), "a decision that no instruction asks for"),
         (lambda line: [0, [line[1][0], [1.0] * 20_000, *line[1][2:]]], "10000 at most"),
         (lambda line: [0, [line[1][0], [1.0], None, None]], "names no target"),
         (lambda line: [0, [line[1][0], ["x"], line[1][2], None]], "times are not numbers"),

@@ -159,8 +159,11 @@ def test_fewer_trials_than_kernels_give_verdicts_on_those_that_were_tried(
 ) -> None:
     result = run(url, model, 3)
     kernels = len(result.kernels)
-    assert f"{kernels - 3} kernels were not looked at yet: the same command goes on" in result.notes
-    assert "3 trials (3 new, 0 failed; as many as were asked for)" in str(result)
+    assert (
+        f"{kernels - 3} kernels have no trials yet: run the same command again to go on"
+        in result.notes
+    )
+    assert "3 trials (3 new, 0 failed; all trials are done)" in str(result)
     with open_database(url) as database:
         assert database.tuning.count()["trials"] == 3
         keys = database.tuning.keys()

@@ -108,9 +108,9 @@ def _json_problem(name: str, value: Any) -> str | None:
     if size > _MAX_JSON:
         return f"is larger than {_MAX_JSON >> 20} MiB"
     if name == "samples_s" and not all(_is_number(v) and v >= 0 for v in list(value)):
-        return "holds something else than seconds"
+        return "holds values that are not seconds"
     if name == "decisions" and not all(type(v) is int for v in dict(value).values()):
-        return "holds something else than whole numbers"
+        return "holds values that are not whole numbers"
     return None
 
 
@@ -121,7 +121,7 @@ def _is_number(value: Any) -> bool:
 def _inconsistent(table: str, row: dict[str, Any]) -> str | None:
     """Ids that are hashes must be the hash of what they stand for."""
     if table == "artifacts" and not _SHA256.fullmatch(row["sha256"]):
-        return "whose sha256 is none"
+        return "whose sha256 is not a hash"
     if table == "tuning_keys" and row["id"] != key_id(TrialKey(*(row[p] for p in PARTS))):
         return "whose id is not that of its parts"
     if table == "models":

@@ -45,7 +45,7 @@ def find(database: Database, key: str, page: Page = (None, 0)) -> dict[str, Any]
     `page` bounds the trials of a kernel. Raises InputError unless there is just one.
     """
     if not key:
-        raise InputError("the id is empty; lepton-tvm db list shows what there is")
+        raise InputError("the id is empty; lepton-tvm db list shows all ids")
     with database.reading() as session:
         kind, found = _one(session, key, database.url)
         row = session.get(_KINDS[kind].class_, found)
