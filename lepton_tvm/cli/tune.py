@@ -87,7 +87,7 @@ def tune_model(
 
         goal = farm_target(options.target, farm.tracker, farm.key)
     with progress(f"loading {options.model}") as say:
-        from lepton_tvm.tuning.session import check_runs_here, parse_budget, tune
+        from lepton_tvm.tuning.tune import check_runs_here, parse_budget, tune
 
         parse_budget(budget)
         if not farm.asked:

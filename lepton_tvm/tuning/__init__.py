@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_tvm.tuning.session import parse_budget, tune
+from lepton_tvm.tuning.tune import parse_budget, tune
 from lepton_tvm.tuning.tune_result import Status, TaskResult, TuneResult
 
 __all__ = ["Status", "TaskResult", "TuneResult", "parse_budget", "tune"]

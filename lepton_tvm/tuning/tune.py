@@ -16,8 +16,8 @@ from lepton_tvm.farm import artifacts_of, open_builder, open_runner
 from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.model import Model
 from lepton_tvm.targets import Target, parse_target
-from lepton_tvm.tuning.outcome import finish
-from lepton_tvm.tuning.run import Limits, OnStatus, SearchRun
+from lepton_tvm.tuning.verdict import finish
+from lepton_tvm.tuning.model_tuning import Limits, OnStatus, SearchRun
 from lepton_tvm.tuning.tune_result import TuneResult
 from lepton_tvm.workers import Builder, Runner
 from lepton_tvm.workers.scratch_folders import Scratch

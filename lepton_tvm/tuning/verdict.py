@@ -11,8 +11,8 @@ from lepton_tvm.db import Winner
 from lepton_tvm.db.records import now
 from lepton_tvm.measure import Estimate
 from lepton_tvm.measure.loaded_artifacts import ArtifactPlace
-from lepton_tvm.tuning.confirm import Compile, alone, finalists, in_model, winner_of
-from lepton_tvm.tuning.run import SearchRun
+from lepton_tvm.tuning.winners import Compile, alone, finalists, in_model, winner_of
+from lepton_tvm.tuning.model_tuning import SearchRun
 from lepton_tvm.tuning.search import TaskState
 from lepton_tvm.tuning.tune_result import TuneResult, task_result
 from lepton_tvm.tuning.whole_model import SideBySide

@@ -20,7 +20,7 @@ from lepton_tvm.tuning.cost_model import KIND, CostModel
 from lepton_tvm.tuning.search import Record, Search, TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Space
 from lepton_tvm.tuning.tasks import Task, Tasks
-from lepton_tvm.tuning.trial_loop import TrialLoop, record_of
+from lepton_tvm.tuning.trials import TrialLoop, record_of
 from lepton_tvm.tuning.tune_result import Status, task_result
 from lepton_tvm.workers import Builder, Runner
 

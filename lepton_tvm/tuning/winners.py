@@ -21,7 +21,7 @@ from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
 from lepton_tvm.tuning.search import TaskState
 from lepton_tvm.tuning.space import ZERO_TRIAL, Point
-from lepton_tvm.tuning.trial_loop import TrialLoop
+from lepton_tvm.tuning.trials import TrialLoop
 
 __all__ = ["Compile", "Finalist", "alone", "finalists", "in_model", "winner_of"]
 
