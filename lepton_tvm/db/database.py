@@ -20,7 +20,7 @@ from lepton_tvm.db.blobs import Blobs
 from lepton_tvm.db.driver_errors import write_rights
 from lepton_tvm.db.engine import BUSY_SECONDS, make_engine, translated, writer_of
 from lepton_tvm.db.jobs import JobHandle, Jobs
-from lepton_tvm.db.location import Place, check_there, parse_url
+from lepton_tvm.db.location import Location, check_there, parse_url
 from lepton_tvm.db.records import Artifact, Evaluation, Job, Measurement, ModelRecord
 from lepton_tvm.db.row_records import ensure_model
 from lepton_tvm.db.tuning_log import TuningLog
@@ -78,17 +78,17 @@ class Database:
     """
 
     def __init__(
-        self, place: Place, *, busy_seconds: float = BUSY_SECONDS, create: bool = True
+        self, location: Location, *, busy_seconds: float = BUSY_SECONDS, create: bool = True
     ) -> None:
-        check_there(place, create=create)
-        self.place = place
-        self.blobs = Blobs(place.artifacts, "" if place.file else _ELSEWHERE)
-        self._engine = make_engine(place, busy_seconds=busy_seconds)
+        check_there(location, create=create)
+        self.location = location
+        self.blobs = Blobs(location.artifacts, "" if location.file else _ELSEWHERE)
+        self._engine = make_engine(location, busy_seconds=busy_seconds)
         self._writer = writer_of(self._engine)
         try:
-            schema.prepare(self._engine, place, create=create)
-            if place.file is None and not self._may_write():
-                self.place = dataclasses.replace(place, readonly=True)
+            schema.prepare(self._engine, location, create=create)
+            if location.file is None and not self._may_write():
+                self.location = dataclasses.replace(location, readonly=True)
             self._jobs = Jobs(self)
             if not self.readonly:
                 self._jobs.settle()
@@ -100,19 +100,19 @@ class Database:
     @property
     def url(self) -> str:
         """The URL, without a password."""
-        return str(self.place)
+        return str(self.location)
 
     @property
     def readonly(self) -> bool:
         """Whether nothing can be stored."""
-        return self.place.readonly
+        return self.location.readonly
 
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
 
     def _may_write(self) -> bool:
-        with translated(self.place):
+        with translated(self.location):
             return schema.can_write(self._engine)
 
     def __enter__(self) -> Database:
@@ -127,23 +127,23 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that sees one state of the database."""
-        with translated(self.place), Session(self._engine) as session, session.begin():
+        with translated(self.location), Session(self._engine) as session, session.begin():
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that holds the write lock. Raises DatabaseError on a read-only database."""
         self.check_writable()
-        with translated(self.place), Session(self._writer) as session, session.begin():
+        with translated(self.location), Session(self._writer) as session, session.begin():
             yield session
 
     def check_writable(self) -> None:
         """Raise the DatabaseError that any write would raise, before work is done in vain."""
         if not self.readonly:
             return
-        hint = f"; make it writable with: chmod u+w {self.place.file}"
-        if self.place.file is None:
-            hint = f"; its owner gives the rights: {write_rights(self.place.url.username)}"
+        hint = f"; make it writable with: chmod u+w {self.location.file}"
+        if self.location.file is None:
+            hint = f"; its owner gives the rights: {write_rights(self.location.url.username)}"
         raise DatabaseError(f"database {self.url} is read-only, nothing can be stored{hint}")
 
     # models

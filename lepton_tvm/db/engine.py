@@ -1,4 +1,4 @@
-"""From a place to a SQLAlchemy engine, and from driver errors to messages for people."""
+"""From a location to a SQLAlchemy engine, and from driver errors to messages for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from lepton_tvm.db.driver_errors import is_damage, postgres_reason, sqlite_reason
-from lepton_tvm.db.location import Place
+from lepton_tvm.db.location import Location
 from lepton_tvm.errors import DatabaseError, DatabaseInputError, LeptonError
 
 __all__ = [
@@ -33,15 +33,15 @@ _WRITE_LOCK = int.from_bytes(b"lepton", "big")
 _MAX_VALUE = 256 << 20
 
 
-def make_engine(place: Place, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """An engine for `place`; opens nothing yet. Raises DatabaseInputError for a missing driver."""
-    if place.file is not None:
-        return _sqlite_engine(place, place.file, busy_seconds)
+def make_engine(location: Location, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """An engine; opens nothing yet. Raises DatabaseInputError for a missing driver."""
+    if location.file is not None:
+        return _sqlite_engine(location, location.file, busy_seconds)
     try:
-        return _postgres_engine(place, busy_seconds)
+        return _postgres_engine(location, busy_seconds)
     except (ImportError, NoSuchModuleError) as e:
         raise DatabaseInputError(
-            f"database {place}: its driver is not installed ({e}); "
+            f"database {location}: its driver is not installed ({e}); "
             "pip install 'lepton-tvm[postgres]'"
         ) from e
 
@@ -73,34 +73,36 @@ def use_log(engine: Engine) -> None:
 
 
 @contextmanager
-def translated(place: Place, kind: type[DatabaseError] = DatabaseError) -> Iterator[None]:
+def translated(location: Location, kind: type[DatabaseError] = DatabaseError) -> Iterator[None]:
     """Turn SQLAlchemy's and the driver's errors into one clear DatabaseError of that kind."""
     try:
         yield
     except DBAPIError as e:
-        raise _told(e.orig or e, place, kind) from e
+        raise _told(e.orig or e, location, kind) from e
     except (SQLAlchemyError, sqlite3.Error) as e:
-        raise _told(e, place, kind) from e
+        raise _told(e, location, kind) from e
     except LeptonError:
         raise
     except (ValueError, TypeError, RecursionError) as e:
         # a column holds what it cannot: JSON or compressed text that is none, another type
         raise DatabaseInputError(
-            f"database {place} holds a record that cannot be read: {str(e)[:200]}; "
+            f"database {location} holds a record that cannot be read: {str(e)[:200]}; "
             "restore it from a copy or an export"
         ) from e
 
 
-def _told(error: BaseException, place: Place, kind: type[DatabaseError]) -> DatabaseError:
-    if place.file is None:
+def _told(error: BaseException, location: Location, kind: type[DatabaseError]) -> DatabaseError:
+    if location.file is None:
         state = getattr(error, "sqlstate", None)
-        return kind(f"database {place}: {postgres_reason(str(error), state, place.url.username)}")
+        return kind(
+            f"database {location}: {postgres_reason(str(error), state, location.url.username)}"
+        )
     if is_damage(str(error)):
         kind = DatabaseInputError
-    return kind(f"database {place}: {sqlite_reason(str(error), place.file)}")
+    return kind(f"database {location}: {sqlite_reason(str(error), location.file)}")
 
 
-def _postgres_engine(place: Place, busy_seconds: float) -> Engine:
+def _postgres_engine(location: Location, busy_seconds: float) -> Engine:
     # a host that went away is noticed; what the URL says goes before
     patience = {
         "connect_timeout": 10,
@@ -109,9 +111,9 @@ def _postgres_engine(place: Place, busy_seconds: float) -> Engine:
         "keepalives_count": 3,
         "application_name": "lepton-tvm",
     }
-    arguments = {k: v for k, v in patience.items() if k not in place.url.query}
+    arguments = {k: v for k, v in patience.items() if k not in location.url.query}
     engine = sa.create_engine(
-        place.url,
+        location.url,
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ",
         connect_args=arguments,
@@ -132,8 +134,8 @@ def _postgres_engine(place: Place, busy_seconds: float) -> Engine:
     return engine
 
 
-def _sqlite_engine(place: Place, file: Path, busy_seconds: float) -> Engine:
-    uri = readonly_uri(file) if place.readonly else f"file:{quote(str(file))}"
+def _sqlite_engine(location: Location, file: Path, busy_seconds: float) -> Engine:
+    uri = readonly_uri(file) if location.readonly else f"file:{quote(str(file))}"
 
     def connect() -> sqlite3.Connection:
         # isolation_level None: SQLAlchemy begins transactions (below), not the driver, so that

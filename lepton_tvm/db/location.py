@@ -15,14 +15,14 @@ from sqlalchemy.exc import ArgumentError
 
 from lepton_tvm.errors import DatabaseInputError
 
-__all__ = ["DEFAULT_URL", "Place", "check_there", "parse_url"]
+__all__ = ["DEFAULT_URL", "Location", "check_there", "parse_url"]
 
 DEFAULT_URL = "sqlite:///lepton.db"
 _HEADER = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a database is: its URL, the file (SQLite only), and where its artifacts lie."""
 
     url: URL
@@ -35,7 +35,7 @@ class Place:
         return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
-def parse_url(url: str | os.PathLike[str] | None) -> Place:
+def parse_url(url: str | os.PathLike[str] | None) -> Location:
     """Check a database URL (default: LEPTON_TVM_DB, else `sqlite:///lepton.db`).
 
     A plain path of a file is taken for SQLite. Raises DatabaseInputError.
@@ -56,7 +56,7 @@ def parse_url(url: str | os.PathLike[str] | None) -> Place:
             "postgresql+psycopg://USER@HOST/NAME"
         ) from None
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_place(parsed)
+        return _sqlite_location(parsed)
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername != "postgresql+psycopg":
@@ -69,20 +69,20 @@ def parse_url(url: str | os.PathLike[str] | None) -> Place:
             f"database {parsed.render_as_string()}: the URL names no database; "
             "add its name: postgresql+psycopg://USER@HOST/NAME"
         )
-    return Place(parsed, None, _shared_artifacts(parsed), readonly=False)
+    return Location(parsed, None, _shared_artifacts(parsed), readonly=False)
 
 
-def check_there(place: Place, *, create: bool) -> None:
+def check_there(location: Location, *, create: bool) -> None:
     """Raise DatabaseInputError for a file that is not there and cannot or shall not be made."""
-    if place.file is None or place.file.exists():
+    if location.file is None or location.file.exists():
         return
     if not create:
         raise DatabaseInputError(
-            f"database {place} does not exist; lepton-tvm compile makes one, --db names another"
+            f"database {location} does not exist; lepton-tvm compile makes one, --db names another"
         )
-    if not os.access(place.file.parent, os.W_OK):
+    if not os.access(location.file.parent, os.W_OK):
         raise DatabaseInputError(
-            f"database {place}: folder {place.file.parent} is read-only for this user"
+            f"database {location}: folder {location.file.parent} is read-only for this user"
         )
 
 
@@ -100,25 +100,27 @@ def _shared_artifacts(url: URL) -> Path:
     return Path(user_data_path("lepton_tvm")) / "artifacts" / f"{readable}-{digest}"
 
 
-def _sqlite_place(url: URL) -> Place:
+def _sqlite_location(url: URL) -> Location:
     if not url.database or url.database == ":memory:":
         raise DatabaseInputError("an in-memory database keeps nothing: give sqlite:///FILE")
     absolute = Path(os.path.abspath(Path(url.database).expanduser()))
-    place = Place(url, absolute, absolute.with_name(f"{absolute.name}.artifacts"), readonly=False)
+    location = Location(
+        url, absolute, absolute.with_name(f"{absolute.name}.artifacts"), readonly=False
+    )
     try:
-        _check_file(absolute, place)
-        return dataclasses.replace(place, readonly=_is_readonly(absolute))
+        _check_file(absolute, location)
+        return dataclasses.replace(location, readonly=_is_readonly(absolute))
     except OSError as e:
         raise DatabaseInputError(
-            f"database {place}: cannot read {absolute}: {e.strerror or e}"
+            f"database {location}: cannot read {absolute}: {e.strerror or e}"
         ) from e
 
 
-def _check_file(file: Path, place: Place) -> None:
+def _check_file(file: Path, location: Location) -> None:
     """Raise DatabaseInputError for what cannot be a database, OSError for what is not readable."""
     if not os.path.isdir(file.parent):
         raise DatabaseInputError(
-            f"database {place}: folder {file.parent} does not exist; "
+            f"database {location}: folder {file.parent} does not exist; "
             f"create it with: mkdir -p {file.parent}"
         )
     try:
@@ -127,10 +129,10 @@ def _check_file(file: Path, place: Place) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        raise DatabaseInputError(f"database {place}: {file} is a folder; give a file") from None
+        raise DatabaseInputError(f"database {location}: {file} is a folder; give a file") from None
     if header and header != _HEADER:
         raise DatabaseInputError(
-            f"database {place}: {file} is not a SQLite database; give another file"
+            f"database {location}: {file} is not a SQLite database; give another file"
         )
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from lepton_tvm.db.engine import translated, use_log, writer_of
-from lepton_tvm.db.location import Place
+from lepton_tvm.db.location import Location
 from lepton_tvm.errors import DatabaseInputError
 
 __all__ = ["HEAD", "can_write", "prepare"]
@@ -19,61 +19,61 @@ _KNOWN = ("0001", "0002", "0003", "0004")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def prepare(engine: Engine, place: Place, *, create: bool = True) -> None:
+def prepare(engine: Engine, location: Location, *, create: bool = True) -> None:
     """Create or upgrade the schema in one transaction, or raise DatabaseError and change nothing.
 
     Several processes may do this at once: one upgrades, the others wait and find it done. Raises
     DatabaseInputError for what cannot be used, without `create` also for a database without tables.
     """
-    with translated(place, DatabaseInputError):
-        revision = _usable_revision(engine, place)
+    with translated(location, DatabaseInputError):
+        revision = _usable_revision(engine, location)
     if revision is None and not create:
         raise DatabaseInputError(
-            f"database {place} is empty; lepton-tvm compile fills it, --db names another"
+            f"database {location} is empty; lepton-tvm compile fills it, --db names another"
         )
-    if place.readonly and revision != HEAD:
+    if location.readonly and revision != HEAD:
         raise DatabaseInputError(
-            f"database {place} is read-only and has the older schema {revision or '(none)'}, this "
-            f"version needs {HEAD}; make it writable once: chmod u+w {place.file}"
+            f"database {location} is read-only and has the older schema {revision or '(none)'}, "
+            f"this version needs {HEAD}; make it writable once: chmod u+w {location.file}"
         )
-    with translated(place):
-        if place.file is not None and not place.readonly:
+    with translated(location):
+        if location.file is not None and not location.readonly:
             use_log(engine)
         if revision == HEAD:
             return
         with writer_of(engine).begin() as connection:
             if _revision(connection) != HEAD:
-                _upgrade(connection, place)
+                _upgrade(connection, location)
 
 
-def _usable_revision(engine: Engine, place: Place) -> str | None:
+def _usable_revision(engine: Engine, location: Location) -> str | None:
     """The database's revision, None where it has no tables yet; refuses what is not ours."""
     with engine.connect() as connection:
-        _refuse_code(connection, place)
+        _refuse_code(connection, location)
         revision = _revision(connection)
         tables = [] if revision else sa.inspect(connection).get_table_names()
     if revision is not None and revision not in _KNOWN:
         raise DatabaseInputError(
-            f"database {place} has schema {revision}, this lepton_tvm knows up to {HEAD}: it was "
-            "written by a newer version; upgrade with: pip install -U lepton_tvm"
+            f"database {location} has schema {revision}, this lepton_tvm knows up to {HEAD}: it "
+            "was written by a newer version; upgrade with: pip install -U lepton_tvm"
         )
     # alembic_version without a row is a first upgrade that another process has just begun.
     strangers = [t for t in tables if t != "alembic_version"]
     if strangers:
         raise DatabaseInputError(
-            f"database {place} holds tables of another program ({', '.join(strangers[:3])}); "
-            f"give another {'file' if place.file else 'database'}"
+            f"database {location} holds tables of another program ({', '.join(strangers[:3])}); "
+            f"give another {'file' if location.file else 'database'}"
         )
     return revision
 
 
-def _upgrade(connection: Connection, place: Place) -> None:
+def _upgrade(connection: Connection, location: Location) -> None:
     try:
         upgrade(connection)
     except (AttributeError, KeyError) as e:
         # a column holds another type than the version with that schema wrote
         raise DatabaseInputError(
-            f"database {place} cannot be upgraded, it holds a record that cannot be read "
+            f"database {location} cannot be upgraded, it holds a record that cannot be read "
             f"({str(e)[:200]}); nothing was changed; restore it from a copy or an export"
         ) from e
 
@@ -99,7 +99,7 @@ def upgrade(connection: Connection, revision: str = HEAD) -> None:
     command.upgrade(config, revision)
 
 
-def _refuse_code(connection: Connection, place: Place) -> None:
+def _refuse_code(connection: Connection, location: Location) -> None:
     """Raise DatabaseError for a file whose schema does more than hold tables."""
     if connection.dialect.name != "sqlite":
         return
@@ -110,7 +110,7 @@ def _refuse_code(connection: Connection, place: Place) -> None:
     if found is not None:
         kind = "virtual table" if found[0] == "table" else found[0]
         raise DatabaseInputError(
-            f"database {place} holds the {kind} {str(found[1])[:40]!r}, which lepton_tvm never "
+            f"database {location} holds the {kind} {str(found[1])[:40]!r}, which lepton_tvm never "
             "makes: reading it could run a stranger's code; ask for an export instead"
         )
 

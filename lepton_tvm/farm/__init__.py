@@ -7,12 +7,12 @@ compiler. Speaks TVM's RPC and tracker protocols, so TVM's own tracker and clien
 
 from lepton_tvm.farm.device_client import DeviceSession
 from lepton_tvm.farm.open_workers import artifacts_of, open_builder, open_runner
-from lepton_tvm.farm.tracker_client import DeviceInfo, Place, Tracker, parse_address
+from lepton_tvm.farm.tracker_client import DeviceAddress, DeviceInfo, Tracker, parse_address
 
 __all__ = [
+    "DeviceAddress",
     "DeviceInfo",
     "DeviceSession",
-    "Place",
     "Tracker",
     "artifacts_of",
     "open_builder",

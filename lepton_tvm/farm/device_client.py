@@ -13,7 +13,7 @@ from typing import Any
 
 from lepton_tvm.errors import DeviceError, LeptonError
 from lepton_tvm.farm import rpc_wire as wire
-from lepton_tvm.farm.tracker_client import Place
+from lepton_tvm.farm.tracker_client import DeviceAddress
 from lepton_tvm.runtime.library import remote_calls
 
 __all__ = ["DeviceLost", "DeviceSession"]
@@ -36,23 +36,23 @@ class DeviceSession:
     which has none of our functions.
     """
 
-    def __init__(self, place: Place, *, timeout_s: float = _CONNECT_S) -> None:
-        self.place = place
+    def __init__(self, address: DeviceAddress, *, timeout_s: float = _CONNECT_S) -> None:
+        self.address = address
         self._sock: socket.socket | None = None
         # TVM's client would wait for minutes for a machine that is gone.
         try:
-            with socket.create_connection((place.host, place.port), timeout=timeout_s) as probe:
+            with socket.create_connection((address.host, address.port), timeout=timeout_s) as probe:
                 peer = probe.getpeername()
         except OSError as e:
-            raise DeviceLost(f"device {place} cannot be reached: {e}") from e
+            raise DeviceLost(f"device {address} cannot be reached: {e}") from e
         connect = remote_calls("rpc.Connect")
         with _opening:
             before = _sockets_to(peer)
             try:
-                session = connect(place.host, place.port, place.word, False)
+                session = connect(address.host, address.port, address.word, False)
             except Exception as e:
                 raise DeviceLost(
-                    f"device {place} did not take the session ({_last(e)}); its server prints the "
+                    f"device {address} did not take the session ({_last(e)}); its server prints the "
                     "reason there"
                 ) from e
             self._sock = _own(_sockets_to(peer) - before)
@@ -61,12 +61,12 @@ class DeviceSession:
         except AttributeError as e:
             self.close()
             raise DeviceError(
-                f"device {place} runs TVM's own RPC server, which cannot check and time kernels "
+                f"device {address} runs TVM's own RPC server, which cannot check and time kernels "
                 "by itself: start the server there with `lepton-tvm device serve`"
             ) from e
         except Exception as e:
             self.close()
-            raise DeviceLost(f"device {place} ended the session: {_last(e)}") from e
+            raise DeviceLost(f"device {address} ended the session: {_last(e)}") from e
 
     def ask(
         self,
@@ -93,11 +93,11 @@ class DeviceSession:
             why = f"it gave no answer in {timeout_s:.0f} s"
             if ended and call.error is not None:
                 why = f"the session ended ({_last(call.error)})"
-            text = f"device {self.place} was lost during {command!r}: {why}"
+            text = f"device {self.address} was lost during {command!r}: {why}"
             raise DeviceLost(text) from call.error
         answer, payload = call.answer
         if "error" in answer:
-            raise _error(answer, self.place)
+            raise _error(answer, self.address)
         return answer, payload
 
     def send_files(self, files: Mapping[str, Path]) -> None:
@@ -176,13 +176,13 @@ def _own(descriptors: set[int]) -> socket.socket | None:
     return sock
 
 
-def _error(answer: Mapping[str, Any], place: Place) -> LeptonError:
+def _error(answer: Mapping[str, Any], address: DeviceAddress) -> LeptonError:
     from lepton_tvm import errors
 
     kind = getattr(errors, str(answer.get("kind")), DeviceError)
     if not (isinstance(kind, type) and issubclass(kind, LeptonError)):
         kind = DeviceError
-    return kind(f"device {place}: {answer['error']}")
+    return kind(f"device {address}: {answer['error']}")
 
 
 def _last(error: BaseException) -> str:

@@ -94,7 +94,7 @@ class DevicePool:
                     refusal = self._unfit(session)
                     if refusal is None:
                         return session
-                    self._tell(f"left out: device {session.place}: {refusal}")
+                    self._tell(f"left out: device {session.address}: {refusal}")
                     held.append(session)
                 except DeviceLost as e:
                     problem = str(e)
@@ -115,14 +115,14 @@ class DevicePool:
 
     def _request(self, end: float, stop: Callable[[], bool]) -> DeviceSession | None:
         with Tracker(self._tracker) as tracker:
-            place = tracker.request(self._key, wait_s=max(0.0, end - time.monotonic()), stop=stop)
-        return None if place is None else DeviceSession(place)
+            address = tracker.request(self._key, wait_s=max(0.0, end - time.monotonic()), stop=stop)
+        return None if address is None else DeviceSession(address)
 
     def _unfit(self, session: DeviceSession) -> str | None:
         facts, _ = session.ask("hello")
-        place = session.place
+        address = session.address
         told = readable_facts(facts)
-        return self._refusal(DeviceInfo(self._key, place.host, place.port, told))
+        return self._refusal(DeviceInfo(self._key, address.host, address.port, told))
 
     def _refusal(self, device: DeviceInfo) -> str | None:
         """Why a device is not used."""

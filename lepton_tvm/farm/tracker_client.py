@@ -13,8 +13,8 @@ from lepton_tvm.farm import rpc_wire as wire
 
 __all__ = [
     "Address",
+    "DeviceAddress",
     "DeviceInfo",
-    "Place",
     "Tracker",
     "farm_of",
     "parse_address",
@@ -30,7 +30,7 @@ _SLICE_S = 0.5
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceAddress:
     """Where a device listens, and the word that its server expects from the next client."""
 
     host: str
@@ -129,7 +129,7 @@ class Tracker:
 
     def request(
         self, key: str, *, wait_s: float, stop: Callable[[], bool] = lambda: False
-    ) -> Place | None:
+    ) -> DeviceAddress | None:
         """A free device of `key`, waiting for one; None where none came or `stop` said so.
 
         After None the connection is closed, which takes the request back.
@@ -147,7 +147,7 @@ class Tracker:
         if code != _SUCCESS:
             raise self._error(f"refused to give a device of key {key!r}")
         host, port, word = value
-        return Place(str(host), int(port), str(word))
+        return DeviceAddress(str(host), int(port), str(word))
 
     def enlist(self, key: str, host: str | None, port: int, facts: Mapping[str, Any]) -> None:
         """Tell about a server. `host` None: as the tracker sees it."""

@@ -100,7 +100,7 @@ def test_a_network_answers_as_on_the_host(
     tmp_path: Path,
 ) -> None:
     own = PROCESSORS[cpu]
-    with device(cpu, tmp_path) as server, DeviceSession(server.place) as session:
+    with device(cpu, tmp_path) as server, DeviceSession(server.device) as session:
         place = RemoteArtifacts(session)
         assert place.machine.arch == "aarch64"
         fit = [a for a in artifacts.values() if _fits(a, place)]

@@ -22,7 +22,7 @@ def notes(log: Path) -> list[tuple[str, bool]]:
 def is_whole(database: Database) -> bool:
     """Whether the database's own check finds nothing."""
     with database.reading() as session:
-        if database.place.file is not None:
+        if database.location.file is not None:
             found: str | None = session.scalar(sa.text("PRAGMA integrity_check"))
             return found == "ok"
         session.execute(sa.text("CREATE EXTENSION IF NOT EXISTS amcheck"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lepton_tvm.errors import DeviceError, InputError
-from lepton_tvm.farm import DeviceSession, Place
+from lepton_tvm.farm import DeviceAddress, DeviceSession
 from lepton_tvm.farm import rpc_wire as wire
 from lepton_tvm.farm.device_client import DeviceLost
 from lepton_tvm.farm.device_server import Server, is_loopback
@@ -37,7 +37,7 @@ def test_a_device_needs_the_runtime_only() -> None:
 
 
 def test_a_session_and_its_server_load_no_compiler(lone: servers.Running) -> None:
-    with DeviceSession(lone.place) as session:
+    with DeviceSession(lone.device) as session:
         session.ask("hello")
         for pid in (lone.process.pid, lone.session()):
             libraries = Path(f"/proc/{pid}/maps").read_text()
@@ -61,7 +61,7 @@ def test_listening_wider_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_it_tells_its_machine(lone: servers.Running) -> None:
-    with DeviceSession(lone.place) as session:
+    with DeviceSession(lone.device) as session:
         facts, _ = session.ask("hello")
     assert facts["machine"] == this_machine().to_json()
     assert facts["threads"] == len(os.sched_getaffinity(0))
@@ -71,27 +71,27 @@ def test_it_tells_its_machine(lone: servers.Running) -> None:
 def test_a_session_that_crashes_leaves_the_server_serving(
     lone: servers.Running, number: signal.Signals
 ) -> None:
-    session = DeviceSession(lone.place)
+    session = DeviceSession(lone.device)
     os.kill(lone.session(), number)
     with pytest.raises(DeviceLost, match="was lost during 'hello'"):
         session.ask("hello")
     lone.wait_for(f"crashed with signal {int(number)}")
-    with DeviceSession(lone.place) as after:
+    with DeviceSession(lone.device) as after:
         assert after.ask("hello")[0]["machine"]
 
 
 def test_a_session_that_hangs_ends_with_its_client(lone: servers.Running) -> None:
-    session = DeviceSession(lone.place)
+    session = DeviceSession(lone.device)
     os.kill(lone.session(), signal.SIGSTOP)
     with pytest.raises(DeviceLost, match="gave no answer in 0 s"):
         session.ask("hello", timeout_s=0.2)
     lone.wait_for("its client is gone and it did not end: stopped")
-    with DeviceSession(lone.place) as after:
+    with DeviceSession(lone.device) as after:
         assert after.ask("hello")[0]["machine"]
 
 
 def test_the_time_that_a_client_allows_its_session_is_kept(lone: servers.Running) -> None:
-    session = DeviceSession(Place("127.0.0.1", lone.port, " -timeout=0.3"))
+    session = DeviceSession(DeviceAddress("127.0.0.1", lone.port, " -timeout=0.3"))
     lone.wait_for("its time of 0.3 s is over: stopped")
     with pytest.raises(DeviceLost):
         session.ask("hello")
@@ -103,8 +103,8 @@ def test_strangers_are_sent_away_and_do_not_block(lone: servers.Running) -> None
         web.sendall(b"GET / HTTP/1.1\r\n\r\n")
         lone.wait_for("it does not speak TVM's RPC")
     with pytest.raises(DeviceLost, match="did not take the session"):
-        DeviceSession(Place("127.0.0.1", lone.port, "another-key"))
-    with DeviceSession(lone.place) as session:
+        DeviceSession(DeviceAddress("127.0.0.1", lone.port, "another-key"))
+    with DeviceSession(lone.device) as session:
         assert session.ask("hello")[0]["machine"]
     silent.close()
 
@@ -115,18 +115,18 @@ def test_files_are_checked_when_they_come_and_kept_for_the_session(
     data = b"x" * 100_000
     sha256 = hashlib.sha256(data).hexdigest()
     (tmp_path / "x").write_bytes(data)
-    with DeviceSession(lone.place) as session:
+    with DeviceSession(lone.device) as session:
         with pytest.raises(InputError, match="arrived damaged"):
             session.ask("put", {"sha256": sha256}, data[:-1] + b"y")
         assert session.ask("missing", {"files": [sha256]})[0] == {"missing": [sha256]}
         session.send_files({sha256: tmp_path / "x"})
         assert session.ask("missing", {"files": [sha256]})[0] == {"missing": []}
-    with DeviceSession(lone.place) as session:
+    with DeviceSession(lone.device) as session:
         assert session.ask("missing", {"files": [sha256]})[0] == {"missing": [sha256]}
 
 
 def test_a_failing_command_leaves_the_session_as_it_is(lone: servers.Running) -> None:
-    with DeviceSession(lone.place) as session:
+    with DeviceSession(lone.device) as session:
         with pytest.raises(InputError, match="unknown command 'dance'; this server has hello,"):
             session.ask("dance")
         with pytest.raises(DeviceError, match="KeyError"):
@@ -161,7 +161,7 @@ def test_room_is_made_by_what_was_not_used_for_longest(tmp_path: Path) -> None:
 
 def test_a_killed_server_takes_its_session_along(tmp_path: Path) -> None:
     with servers.device(tmp_path) as server:
-        session = DeviceSession(server.place)
+        session = DeviceSession(server.device)
         pid = server.session()
         server.kill()
         servers.wait_until(lambda: not servers.alive(pid), lambda: f"the end of {pid}")
@@ -173,7 +173,7 @@ def test_what_a_killed_server_left_goes_with_the_next_session(tmp_path: Path) ->
     room = tmp_path / "room"
     room.mkdir()
     with servers.device(tmp_path, "first", temporary=room) as server:
-        session = DeviceSession(server.place)
+        session = DeviceSession(server.device)
         session.ask("put", {"sha256": hashlib.sha256(b"x").hexdigest()}, b"x")
         server.kill()
         session.close()
@@ -181,7 +181,7 @@ def test_what_a_killed_server_left_goes_with_the_next_session(tmp_path: Path) ->
     assert len(left) == 1
     with (
         servers.device(tmp_path, "second", temporary=room) as server,
-        DeviceSession(server.place) as session,
+        DeviceSession(server.device) as session,
     ):
         session.ask("hello")
         assert not left[0].parent.exists()
@@ -191,15 +191,15 @@ def test_no_room_for_a_session_leaves_the_server_serving(tmp_path: Path) -> None
     room = tmp_path / "room"
     room.mkdir()
     with servers.device(tmp_path, temporary=room) as server:
-        with DeviceSession(server.place) as session:  # from here on it asks for no other folder
+        with DeviceSession(server.device) as session:  # from here on it asks for no other folder
             session.ask("hello")
         servers.wait_until(lambda: not list(room.iterdir()), lambda: "the end of the session")
         room.rmdir()
         with pytest.raises(DeviceLost, match="its server prints the reason there"):
-            DeviceSession(server.place)
+            DeviceSession(server.device)
         server.wait_for(f"cannot make a folder for candidate kernels in {room}")
         room.mkdir()
-        with DeviceSession(server.place) as after:
+        with DeviceSession(server.device) as after:
             assert after.ask("hello")[0]["machine"]
     assert list(room.iterdir()) == []
 

@@ -25,7 +25,7 @@ def test_what_cannot_be_read_of_one_server_harms_no_other(
     tracker: servers.Running, lone: servers.Running, port: Any, facts: dict[str, Any]
 ) -> None:
     address = ("127.0.0.1", tracker.port)
-    with DeviceSession(lone.place) as session:
+    with DeviceSession(lone.device) as session:
         told, _ = session.ask("hello")
     with Tracker(address) as other:
         other.enlist("fine", "127.0.0.1", lone.port, told)

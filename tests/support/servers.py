@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_tvm.farm import Place
+from lepton_tvm.farm import DeviceAddress
 
 _PATIENCE_S = 60.0
 _LISTENS = re.compile(r"(?:serving|tracking) on \S+:(\d+)")
@@ -33,9 +33,9 @@ class Running:
         return f"127.0.0.1:{self.port}"
 
     @property
-    def place(self) -> Place:
+    def device(self) -> DeviceAddress:
         """For a session without a tracker."""
-        return Place("127.0.0.1", self.port, "")
+        return DeviceAddress("127.0.0.1", self.port, "")
 
     @property
     def said(self) -> str:

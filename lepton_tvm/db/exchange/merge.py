@@ -17,7 +17,7 @@ from lepton_tvm.db.database import Database
 from lepton_tvm.db.engine import readonly_uri, translated
 from lepton_tvm.db.exchange.insert_rows import insert_rows
 from lepton_tvm.db.exchange.row_checks import TABLES, check_row
-from lepton_tvm.db.location import Place, check_there, parse_url
+from lepton_tvm.db.location import Location, check_there, parse_url
 from lepton_tvm.db.row_records import columns
 from lepton_tvm.errors import ArtifactError, DatabaseError, DatabaseInputError, InputError
 
@@ -77,37 +77,37 @@ def reading_other(other: str, database: Database | None = None) -> Iterator[Data
 
     Raises InputError where it is `database` itself, DatabaseInputError where it cannot be read.
     """
-    place = parse_url(other)
-    check_there(place, create=False)
-    if database is not None and _same(place, database.place):
-        raise InputError(f"{place} is the database itself")
-    if place.file is None:
-        with Database(dataclasses.replace(place, readonly=True), create=False) as source:
+    location = parse_url(other)
+    check_there(location, create=False)
+    if database is not None and _same(location, database.location):
+        raise InputError(f"{location} is the database itself")
+    if location.file is None:
+        with Database(dataclasses.replace(location, readonly=True), create=False) as source:
             yield source
         return
     with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
         copy = Path(folder) / "other.db"
-        with translated(place, DatabaseInputError):
-            _copy(place.file, copy)
-        with _opened(copy, place) as source:
-            source.blobs.folder = place.artifacts
+        with translated(location, DatabaseInputError):
+            _copy(location.file, copy)
+        with _opened(copy, location) as source:
+            source.blobs.folder = location.artifacts
             yield source
 
 
-def _same(one: Place, other: Place) -> bool:
+def _same(one: Location, other: Location) -> bool:
     if one.file is None or other.file is None:
         return one.url == other.url
     return one.file.samefile(other.file)
 
 
-def _opened(copy: Path, place: Place) -> Database:
+def _opened(copy: Path, location: Location) -> Database:
     """The copy, which calls itself by the name of what it is a copy of."""
     own = parse_url(str(copy))
     try:
         source = Database(own, create=False)
     except DatabaseError as e:
-        raise type(e)(str(e).replace(str(own), str(place))) from e
-    source.place = dataclasses.replace(place, readonly=True)
+        raise type(e)(str(e).replace(str(own), str(location))) from e
+    source.location = dataclasses.replace(location, readonly=True)
     return source
 
 
