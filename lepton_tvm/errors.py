@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ArtifactError",
     "CompileError",
@@ -62,6 +64,13 @@ class TrialError(LeptonError, RuntimeError):
 
 
 class RequirementError(LeptonError, RuntimeError):
-    """A stated requirement (accuracy, speed) was measured and is not met (exit code 3)."""
+    """A stated requirement (accuracy, speed) was measured and is not met (exit code 3).
+
+    `comparison` holds what was measured, where that is a comparison of stored variants.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, comparison: Any = None) -> None:
+        super().__init__(message)
+        self.comparison = comparison

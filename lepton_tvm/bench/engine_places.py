@@ -14,6 +14,7 @@ from lepton_tvm.bench.device_engines import job_to_send
 from lepton_tvm.bench.engine_process import EngineFailed, EngineProcess
 from lepton_tvm.bench.engines import ENGINES, Job
 from lepton_tvm.errors import LeptonError
+from lepton_tvm.farm import Farm
 from lepton_tvm.farm.device_artifacts import device_session
 from lepton_tvm.farm.device_client import DeviceLost, DeviceSession
 from lepton_tvm.measure import Machine, this_machine
@@ -139,12 +140,12 @@ class _RemoteEngine:
 
 
 @contextmanager
-def engine_place(tracker: str | None, key: str | None, threads: int) -> Iterator[Any]:
-    """This machine where neither is given; else a free device, held meanwhile."""
-    if tracker is None and key is None:
+def engine_place(farm: Farm | None, threads: int) -> Iterator[Any]:
+    """This machine where no farm is given; else a free device of it, held meanwhile."""
+    if farm is None:
         yield LocalEngines()
         return
-    with device_session(tracker, key, threads=threads) as session:
+    with device_session(farm, threads=threads) as session:
         yield _RemoteEngines(session)
 
 

@@ -107,6 +107,8 @@ def compare(
             )
         except RequirementError as unmet:
             # The measured figures are shown all the same.
-            result = unmet.comparison  # type: ignore[attr-defined]
+            if unmet.comparison is None:
+                raise
+            result = unmet.comparison
             return Output(result.to_json(), result, unmet.exit_code, str(unmet))
     return Output(result.to_json(), result)

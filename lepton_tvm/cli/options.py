@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lepton_tvm.cli.command import warn
 from lepton_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from lepton_tvm.farm import Farm
 
 __all__ = [
     "Db",
@@ -86,6 +89,12 @@ class FarmOptions:
     def asked(self) -> bool:
         """Whether devices are meant; those who ask for them refuse one option without the other."""
         return self.tracker is not None or self.key is not None
+
+    def farm(self) -> Farm | None:
+        """The farm that is meant; None for this machine. Raises InputError for half a name."""
+        from lepton_tvm.farm import Farm
+
+        return Farm.of(self.tracker, self.key)
 
 
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:

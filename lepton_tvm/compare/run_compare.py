@@ -16,6 +16,7 @@ from lepton_tvm.data import Samples, as_samples
 from lepton_tvm.db import Artifact, Database, Evaluation, Measurement, open_database
 from lepton_tvm.db.records import new_id
 from lepton_tvm.errors import InputError, RequirementError
+from lepton_tvm.farm import Farm
 from lepton_tvm.farm.device_artifacts import remote_artifacts
 from lepton_tvm.measure import (
     Machine,
@@ -62,11 +63,12 @@ def compare(
     """
     if fail_if_slower is not None and not fail_if_slower > 0:
         raise InputError(f"fail_if_slower must be above 0, found {fail_if_slower}")
+    farm = Farm.of(tracker, key)
     say = progress or (lambda _text: None)
     database = open_database(db)
     try:
         database.check_writable()
-        with _place(tracker, key, threads, say) as place:
+        with _place(farm, threads, say) as place:
             chosen = select(database, model, target, place)
             local = place or LocalArtifacts()
             result = _compare(database, chosen, data, threads, local, rounds or Rounds(), seed, say)
@@ -80,14 +82,14 @@ def compare(
 
 @contextmanager
 def _place(
-    tracker: str | None, key: str | None, threads: int, say: Callable[[str], None]
+    farm: Farm | None, threads: int, say: Callable[[str], None]
 ) -> Iterator[ArtifactPlace | None]:
     """The device that was asked for; None for this machine."""
-    if tracker is None and key is None:
+    if farm is None:
         yield None
         return
     say("waiting for a device")
-    with remote_artifacts(tracker, key, threads=threads) as remote:
+    with remote_artifacts(farm, threads=threads) as remote:
         yield remote
 
 
@@ -224,6 +226,6 @@ def _require(result: Comparison, ratio: float) -> None:
     if not slow:
         return
     found = ", ".join(f"{v.name} {v.speedup.value:.2f}x" for v in slow if v.speedup)
-    error = RequirementError(f"required speed-up over float {ratio:g}x was not met: {found}")
-    error.comparison = result  # type: ignore[attr-defined]
-    raise error
+    raise RequirementError(
+        f"required speed-up over float {ratio:g}x was not met: {found}", comparison=result
+    )

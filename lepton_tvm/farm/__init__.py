@@ -6,6 +6,7 @@ compiler. Speaks TVM's RPC and tracker protocols, so TVM's own tracker and clien
 """
 
 from lepton_tvm.farm.device_client import DeviceSession
+from lepton_tvm.farm.farm import Farm
 from lepton_tvm.farm.open_workers import artifacts_of, open_builder, open_runner
 from lepton_tvm.farm.tracker_client import DeviceAddress, DeviceInfo, Tracker, parse_address
 
@@ -13,6 +14,7 @@ __all__ = [
     "DeviceAddress",
     "DeviceInfo",
     "DeviceSession",
+    "Farm",
     "Tracker",
     "artifacts_of",
     "open_builder",

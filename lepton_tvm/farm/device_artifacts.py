@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lepton_tvm.errors import DeviceError
 from lepton_tvm.farm.device_client import DeviceSession
 from lepton_tvm.farm.device_pool import DevicePool, gpus_of
-from lepton_tvm.farm.tracker_client import farm_of
+from lepton_tvm.farm.farm import Farm
 from lepton_tvm.measure.latency import Rounds
 from lepton_tvm.measure.machine import Machine
 from lepton_tvm.measure.timing_inputs import read_arrays, write_arrays
@@ -83,23 +83,22 @@ class RemoteArtifacts:
 
 @contextmanager
 def device_session(
-    tracker: str | None, key: str | None, *, threads: int = 1, wait_s: float = 60.0
+    farm: Farm, *, threads: int = 1, wait_s: float = 60.0
 ) -> Iterator[DeviceSession]:
-    """One free device of `key`, held meanwhile. Raises InputError, DeviceError as `DevicePool`."""
-    address, kind = farm_of(tracker, key)
-    session = DevicePool(address, kind, threads=threads, wait_s=wait_s).take()
+    """One free device of the farm, held meanwhile. Raises what `DevicePool` raises."""
+    session = DevicePool(farm, threads=threads, wait_s=wait_s).take()
     if session is None:
-        raise DeviceError(f"no device of key {key!r} was given")
+        raise DeviceError(f"no device of key {farm.key!r} was given")
     with session:
         yield session
 
 
 @contextmanager
 def remote_artifacts(
-    tracker: str | None, key: str | None, *, threads: int = 1, wait_s: float = 60.0
+    farm: Farm, *, threads: int = 1, wait_s: float = 60.0
 ) -> Iterator[RemoteArtifacts]:
     """The same for running artifacts."""
-    with device_session(tracker, key, threads=threads, wait_s=wait_s) as session:
+    with device_session(farm, threads=threads, wait_s=wait_s) as session:
         yield RemoteArtifacts(session)
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from lepton_tvm.errors import DeviceError, InputError, TargetError
 from lepton_tvm.farm.device_client import DeviceLost, DeviceSession
+from lepton_tvm.farm.farm import Farm
 from lepton_tvm.farm.rpc_wire import own_version
 from lepton_tvm.farm.tracker_client import (
-    Address,
     DeviceInfo,
     Tracker,
-    farm_of,
     readable_facts,
 )
 from lepton_tvm.runtime.library import tvm_version
@@ -30,7 +29,7 @@ _SERVE = "start a device: lepton-tvm device serve --tracker {tracker} --key {key
 
 
 class DevicePool:
-    """The devices of `key` that have one hardware fingerprint and this process's TVM version.
+    """The devices of a farm that have one hardware fingerprint and this process's TVM version.
 
     The fingerprint is that of most devices when the pool is made, or `fingerprint`. What is left
     out is told to `say`, once each. Raises DeviceError where no fitting device is known to the
@@ -40,8 +39,7 @@ class DevicePool:
 
     def __init__(
         self,
-        tracker: Address,
-        key: str,
+        farm: Farm,
         *,
         threads: int = 1,
         wait_s: float = 60.0,
@@ -49,7 +47,7 @@ class DevicePool:
         fingerprint: str | None = None,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        self._tracker, self._key, self._wait_s, self._say = tracker, key, wait_s, say
+        self._farm, self._wait_s, self._say = farm, wait_s, say
         self._threads, self._busy_s = threads, busy_s
         self._told: set[str] = set()
         chosen = self._choose(fingerprint)
@@ -57,8 +55,8 @@ class DevicePool:
         most = int(chosen.facts["threads"])
         if threads > most:
             raise InputError(
-                f"{threads} threads were asked for, the devices of key {key!r} give {most} at most "
-                "(their --threads)"
+                f"{threads} threads were asked for, the devices of key {farm.key!r} give {most} at "
+                "most (their --threads)"
             )
 
     def count(self) -> int:
@@ -66,9 +64,9 @@ class DevicePool:
         return max(1, self._fitting())
 
     def is_wanted(self) -> bool:
-        """Whether somebody waits for a device of the key."""
-        with Tracker(self._tracker) as tracker:
-            return tracker.waiting(self._key) > 0
+        """Whether somebody waits for a device of the farm."""
+        with Tracker(self._farm.address) as tracker:
+            return tracker.waiting(self._farm.key) > 0
 
     def take(self, stop: Callable[[], bool] = lambda: False) -> DeviceSession | None:
         """A session with a fitting device, waiting for a free one; None where `stop` said so.
@@ -85,7 +83,9 @@ class DevicePool:
                 if time.monotonic() >= end:
                     if self._fitting() == 0:
                         break
-                    self._tell(f"all devices of key {self._key!r} were busy: one was waited for")
+                    self._tell(
+                        f"all devices of key {self._farm.key!r} were busy: one was waited for"
+                    )
                     end = min(last, time.monotonic() + self._wait_s)
                 try:
                     session = self._request(end, stop)
@@ -105,24 +105,26 @@ class DevicePool:
         if stop():
             return None
         raise DeviceError(
-            f"no device of key {self._key!r} with hardware {self.fingerprint} could be had from "
-            f"tracker {self._address()} within {self._wait_s:.0f} s ({problem}); {self._hint()}"
+            f"no device of key {self._farm.key!r} with hardware {self.fingerprint} could be "
+            f"had from tracker {self._farm} within {self._wait_s:.0f} s ({problem}); {self._hint()}"
         )
 
     def _fitting(self) -> int:
-        with Tracker(self._tracker) as tracker:
-            return sum(self._refusal(d) is None for d in tracker.devices(self._key))
+        with Tracker(self._farm.address) as tracker:
+            return sum(self._refusal(d) is None for d in tracker.devices(self._farm.key))
 
     def _request(self, end: float, stop: Callable[[], bool]) -> DeviceSession | None:
-        with Tracker(self._tracker) as tracker:
-            address = tracker.request(self._key, wait_s=max(0.0, end - time.monotonic()), stop=stop)
+        with Tracker(self._farm.address) as tracker:
+            address = tracker.request(
+                self._farm.key, wait_s=max(0.0, end - time.monotonic()), stop=stop
+            )
         return None if address is None else DeviceSession(address)
 
     def _unfit(self, session: DeviceSession) -> str | None:
         facts, _ = session.ask("hello")
         address = session.address
         told = readable_facts(facts)
-        return self._refusal(DeviceInfo(self._key, address.host, address.port, told))
+        return self._refusal(DeviceInfo(self._farm.key, address.host, address.port, told))
 
     def _refusal(self, device: DeviceInfo) -> str | None:
         """Why a device is not used."""
@@ -140,8 +142,8 @@ class DevicePool:
     def _choose(self, fingerprint: str | None) -> DeviceInfo:
         end = time.monotonic() + self._wait_s
         while True:
-            with Tracker(self._tracker) as tracker:
-                found = tracker.devices(self._key)
+            with Tracker(self._farm.address) as tracker:
+                found = tracker.devices(self._farm.key)
             fitting = [d for d in found if _problem(d) is None]
             if fingerprint is not None:
                 fitting = [d for d in fitting if d.fingerprint == fingerprint]
@@ -163,11 +165,11 @@ class DevicePool:
 
     def _nobody(self, found: list[DeviceInfo], fingerprint: str | None) -> str:
         if not found:
-            return f"tracker {self._address()} knows no device of key {self._key!r}; {self._hint()}"
+            return f"tracker {self._farm} knows no device of key {self._farm.key!r}; {self._hint()}"
         reasons = "; ".join(f"{d}: {_problem(d) or f'hardware {d.fingerprint}'}" for d in found)
         wanted = f" with hardware {fingerprint}" if fingerprint else ""
         return (
-            f"no device of key {self._key!r}{wanted} at tracker {self._address()} can be used: "
+            f"no device of key {self._farm.key!r}{wanted} at tracker {self._farm} can be used: "
             f"{reasons}; {self._hint()}"
         )
 
@@ -176,23 +178,18 @@ class DevicePool:
             self._told.add(text)
             self._say(text)
 
-    def _address(self) -> str:
-        return f"{self._tracker[0]}:{self._tracker[1]}"
-
     def _hint(self) -> str:
-        return _SERVE.format(tracker=self._address(), key=self._key)
+        return _SERVE.format(tracker=self._farm.tracker, key=self._farm.key)
 
 
-def farm_target(
-    spec: str | Target, tracker: str | None, key: str | None, *, wait_s: float = 60.0
-) -> Target:
-    """What to build for the devices of a key: their best target for `native`, their cores.
+def farm_target(spec: str | Target, farm: Farm, *, wait_s: float = 60.0) -> Target:
+    """What to build for the devices of a farm: their best target for `native`, their cores.
 
-    Raises TargetError where they cannot run the target, InputError for an address that is none,
-    DeviceError where no fitting device is known to the tracker within `wait_s`.
+    Raises TargetError where they cannot run the target, DeviceError where the tracker knows no
+    fitting device within `wait_s`.
     """
-    address, kind = farm_of(tracker, key)
-    pool = DevicePool(address, kind, wait_s=wait_s)
+    key = farm.key
+    pool = DevicePool(farm, wait_s=wait_s)
     asked = spec.spec if isinstance(spec, Target) else spec
     native = pool.facts.get("target")
     if asked in ("cuda", "cuda:native"):
@@ -215,7 +212,7 @@ def farm_target(
             f"the devices of key {key!r} ({cpu}) lack {', '.join(missing)}, which target {target} "
             f"needs; leave the target out to take their best ({native})"
         )
-    _check_gpu(target, kind, pool)
+    _check_gpu(target, key, pool)
     return replace(target, cores=int(pool.machine["cores"]))
 
 

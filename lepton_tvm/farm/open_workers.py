@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lepton_tvm.errors import InputError
+from lepton_tvm.farm.farm import Farm
 from lepton_tvm.measure.loaded_artifacts import ArtifactPlace, LocalArtifacts
 from lepton_tvm.workers.trial_requests import Builder, Runner
 
@@ -35,8 +36,7 @@ def open_builder(
 
 
 def open_runner(
-    tracker: str | None = None,
-    key: str | None = None,
+    farm: Farm | None = None,
     threads: int = 1,
     *,
     timeout_s: float = 10.0,
@@ -44,21 +44,18 @@ def open_runner(
     busy_s: float = 0.0,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Runner:
-    """This machine, or the devices of `key` that a tracker (`HOST:PORT`) knows.
+    """This machine, or the devices of a farm.
 
-    `say` is told what happens to devices. Raises InputError for one of the two without the other or
-    a bad address, DeviceError for a farm that has no such device.
+    `say` is told what happens to devices. Raises DeviceError for a farm that has no such device.
     """
-    if tracker is None and key is None:
+    if farm is None:
         from lepton_tvm.workers.local_runner import LocalRunner
 
         return LocalRunner(timeout_s)
     from lepton_tvm.farm.remote_runner import RpcRunner
-    from lepton_tvm.farm.tracker_client import farm_of
 
-    address, kind = farm_of(tracker, key)
     return RpcRunner(
-        address, kind, threads=threads, timeout_s=timeout_s, wait_s=wait_s, busy_s=busy_s, say=say
+        farm, threads=threads, timeout_s=timeout_s, wait_s=wait_s, busy_s=busy_s, say=say
     )
 
 

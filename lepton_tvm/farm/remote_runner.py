@@ -16,8 +16,8 @@ from lepton_tvm.errors import DeviceError, LeptonError
 from lepton_tvm.farm.device_artifacts import RemoteArtifacts
 from lepton_tvm.farm.device_client import DeviceLost, DeviceSession
 from lepton_tvm.farm.device_pool import DevicePool
+from lepton_tvm.farm.farm import Farm
 from lepton_tvm.farm.request_lanes import Queue
-from lepton_tvm.farm.tracker_client import Address
 from lepton_tvm.workers.trial_requests import RunRequest, RunResult
 from lepton_tvm.workers.worker_wire import run_result
 
@@ -29,11 +29,11 @@ _SPARE_S = 60.0
 
 
 class RpcRunner:
-    """Times kernels on all devices of `key` at once, one kernel at a time on each.
+    """Times kernels on all devices of `farm` at once, one kernel at a time on each.
 
     The kernel's library, its reference and arguments are brought to a device when it lacks them,
     found by their sha256, which is checked there before code is loaded. A device that is lost costs
-    a second attempt on another one; new devices of the key are taken in with the next `run`.
+    a second attempt on another one; new devices of the farm are taken in with the next `run`.
 
     All devices have one hardware fingerprint and one TVM version: that of most devices at the
     start. Others are left out, and `say` is told so. Devices are held until `close`, but where
@@ -46,8 +46,7 @@ class RpcRunner:
 
     def __init__(
         self,
-        tracker: Address,
-        key: str,
+        farm: Farm,
         *,
         threads: int = 1,
         timeout_s: float = 10.0,
@@ -56,9 +55,7 @@ class RpcRunner:
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._pool = DevicePool(
-            tracker, key, threads=threads, wait_s=wait_s, busy_s=busy_s, say=say
-        )
+        self._pool = DevicePool(farm, threads=threads, wait_s=wait_s, busy_s=busy_s, say=say)
         self._lanes: list[_Lane] = []
         self._hashes = FileHashes()
         self._say = say

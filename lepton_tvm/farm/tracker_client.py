@@ -16,7 +16,6 @@ __all__ = [
     "DeviceAddress",
     "DeviceInfo",
     "Tracker",
-    "farm_of",
     "parse_address",
     "readable_facts",
 ]
@@ -76,13 +75,6 @@ def parse_address(text: str, what: str = "--tracker") -> Address:
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(f"{what} {text!r} is not HOST:PORT, for example 127.0.0.1:9190")
     return host, int(port)
-
-
-def farm_of(tracker: str | None, key: str | None) -> tuple[Address, str]:
-    """A tracker's address and a kind of device. Raises InputError for one without the other."""
-    if not tracker or not key:
-        raise InputError("measuring on devices needs both --tracker HOST:PORT and --key KEY")
-    return parse_address(tracker), key
 
 
 class Tracker:

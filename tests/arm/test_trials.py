@@ -12,6 +12,7 @@ from tvm import te
 
 from lepton_tvm.artifact.writer import find_compiler
 from lepton_tvm.errors import ArtifactError
+from lepton_tvm.farm import Farm
 from lepton_tvm.farm.remote_runner import RpcRunner
 from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.kernels.register_tile import choose_tile
@@ -92,9 +93,7 @@ def _run(
         ]
         for device in pair:
             device.wait_for("offered")
-        runner = RpcRunner(
-            ("127.0.0.1", tracker.port), "arm", timeout_s=60, wait_s=60, say=told.append
-        )
+        runner = RpcRunner(Farm(tracker.address, "arm"), timeout_s=60, wait_s=60, say=told.append)
         stack.callback(runner.close)
         assert runner.machine["arch"] == "aarch64"
         results: list[RunResult] = []

@@ -12,6 +12,7 @@ import pytest
 from lepton_tvm.compare import compare
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import ArtifactError, DeviceError, InputError, TargetError
+from lepton_tvm.farm import Farm
 from lepton_tvm.farm.device_artifacts import remote_artifacts
 from lepton_tvm.measure import Machine, Rounds, this_machine
 from lepton_tvm.targets.driver import Device, Devices
@@ -90,7 +91,7 @@ def test_the_device_checks_artifacts_itself(
     tmp_path: Path, tracker: servers.Running, other: servers.Running
 ) -> None:
     sha256 = toy.write(tmp_path / "d.so", toy.dense(), cpu_features=["no_such_feature"])
-    with remote_artifacts(tracker.address, "other") as remote:
+    with remote_artifacts(Farm(tracker.address, "other")) as remote:
         with pytest.raises(TargetError, match="no_such_feature"):
             remote.open({sha256: tmp_path / "d.so"}, 1)
         (tmp_path / "e.so").write_bytes(b"not what its name says")
@@ -123,7 +124,7 @@ def test_a_machine_survives_json() -> None:
 def test_an_artifact_for_gpus_is_checked_against_the_devices_own(
     tracker: servers.Running, other: servers.Running
 ) -> None:
-    with remote_artifacts(tracker.address, "other") as remote:
+    with remote_artifacts(Farm(tracker.address, "other")) as remote:
         wanted = {"capability": 80, "archs": ["sm_80"]}
         manifest = {"arch": this_machine().arch, "cpu_features": [], "gpu": wanted}
         remote.gpus = Devices((), "the device has no NVIDIA GPU")

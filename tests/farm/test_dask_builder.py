@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lepton_tvm.errors import InputError, TrialError
-from lepton_tvm.farm import dask_worker, open_builder, open_runner
+from lepton_tvm.farm import Farm, dask_worker, open_builder, open_runner
 from lepton_tvm.farm.dask_builder import DaskBuilder
 from lepton_tvm.farm.dask_worker import difference, versions
 from lepton_tvm.workers import Built, LocalRunner, ParallelBuilder
@@ -151,9 +151,9 @@ def test_builders_and_runners_are_opened_by_their_addresses(
     with pytest.raises(InputError, match="not the address of a Dask scheduler"):
         open_builder("nowhere")
     with pytest.raises(InputError, match="needs both --tracker HOST:PORT and --key KEY"):
-        open_runner("127.0.0.1:9190")
+        Farm.of("127.0.0.1:9190", None)
     with pytest.raises(InputError, match="is not HOST:PORT"):
-        open_runner("nowhere", "k")
+        Farm("nowhere", "k")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"pip install 'lepton-tvm\[distributed\]'"):
         open_builder("tcp://127.0.0.1:1")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lepton_tvm.errors import DeviceError, InputError
-from lepton_tvm.farm import artifacts_of, open_runner
+from lepton_tvm.farm import Farm, artifacts_of, open_runner
 from lepton_tvm.farm.device_pool import DevicePool
 from lepton_tvm.farm.remote_runner import FileHashes, RpcRunner
 from lepton_tvm.farm.request_lanes import Queue
@@ -35,7 +35,7 @@ def test_every_state_is_told_and_the_device_goes_on(
     tracker: servers.Running, libraries: dict[str, str], work: Path
 ) -> None:
     with servers.devices(work, tracker, "states", 1) as (device,):
-        runner = RpcRunner(where(tracker), "states", timeout_s=2, wait_s=20)
+        runner = RpcRunner(Farm(tracker.address, "states"), timeout_s=2, wait_s=20)
         assert runner.hardware == this_machine().fingerprint
         kinds = ["crash", "hang", "wrong", "double"]
         double = libraries["double"]
@@ -67,7 +67,7 @@ def test_32_requests_are_answered_though_one_of_two_devices_is_killed(
 ) -> None:
     told: list[str] = []
     with servers.devices(work, tracker, "pair", 2) as pair:
-        runner = RpcRunner(where(tracker), "pair", timeout_s=20, wait_s=20, say=told.append)
+        runner = RpcRunner(Farm(tracker.address, "pair"), timeout_s=20, wait_s=20, say=told.append)
         double = libraries["double"]
         requests = [kernels.request(work, f"{i}", double, double) for i in range(32)]
         results: list[RunResult] = []
@@ -93,7 +93,7 @@ def test_whole_artifacts_run_where_kernels_do(
     sha256 = toy.write(work / "toy.so", toy.dense())
     quick = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
     with servers.devices(work, tracker, "whole", 1) as (device,):
-        runner = open_runner(tracker.address, "whole", wait_s=20)
+        runner = open_runner(Farm(tracker.address, "whole"), wait_s=20)
         (result,) = runner.run([kernels.request(work, "k", libraries["double"])])
         assert result.state == "ok"
         for _ in range(2):
@@ -118,7 +118,7 @@ def test_two_runs_share_the_only_device(
     asked = [kernels.request(work, "k", libraries["double"])]
     with servers.devices(work, tracker, "shared", 1):
         first, second = (
-            RpcRunner(where(tracker), "shared", wait_s=2, busy_s=60, say=told.append)
+            RpcRunner(Farm(tracker.address, "shared"), wait_s=2, busy_s=60, say=told.append)
             for _ in range(2)
         )
         assert [r.state for r in first.run(asked)] == ["ok"]
@@ -143,7 +143,7 @@ def test_what_a_device_refuses_is_not_the_candidate_s_fault(
 ) -> None:
     """A trial would be stored as failed for good."""
     with servers.devices(work, tracker, "refusing", 1):
-        runner = RpcRunner(where(tracker), "refusing", timeout_s=20, wait_s=30)
+        runner = RpcRunner(Farm(tracker.address, "refusing"), timeout_s=20, wait_s=30)
         asked = kernels.request(work, "k", libraries["double"])
         (result,) = runner.run([dataclasses.replace(asked, threads=99)])
         runner.close()
@@ -155,7 +155,7 @@ def test_a_session_lost_in_the_middle_is_tried_once_more_on_the_same_device(
     tracker: servers.Running, libraries: dict[str, str], work: Path
 ) -> None:
     with servers.devices(work, tracker, "single", 1) as (device,):
-        runner = RpcRunner(where(tracker), "single", timeout_s=20, wait_s=30)
+        runner = RpcRunner(Farm(tracker.address, "single"), timeout_s=20, wait_s=30)
         double = libraries["double"]
         found = []
         for result in runner.run([kernels.request(work, f"{i}", double) for i in range(6)]):
@@ -170,7 +170,7 @@ def test_when_no_device_is_left_the_error_says_so_and_results_stand(
     tracker: servers.Running, libraries: dict[str, str], work: Path
 ) -> None:
     with servers.devices(work, tracker, "gone", 1) as (device,):
-        runner = RpcRunner(where(tracker), "gone", timeout_s=20, wait_s=1.5)
+        runner = RpcRunner(Farm(tracker.address, "gone"), timeout_s=20, wait_s=1.5)
         double = libraries["double"]
         found: list[RunResult] = []
 
@@ -189,24 +189,24 @@ def test_when_no_device_is_left_the_error_says_so_and_results_stand(
 def test_a_device_that_is_not_there_is_waited_for_and_then_told(tracker: servers.Running) -> None:
     start = time.monotonic()
     with pytest.raises(DeviceError, match=r"knows no device of key 'none'; start a device: lepton"):
-        RpcRunner(where(tracker), "none", wait_s=0.5)
+        RpcRunner(Farm(tracker.address, "none"), wait_s=0.5)
     assert time.monotonic() - start >= 0.5
     with pytest.raises(DeviceError, match="cannot be reached"):
-        RpcRunner(("127.0.0.1", 1), "none")
+        RpcRunner(Farm("127.0.0.1:1", "none"))
 
 
 def test_more_threads_than_devices_allow_are_refused(tracker: servers.Running, work: Path) -> None:
     with servers.devices(work, tracker, "narrow", 1, "--threads", "2"):
         with pytest.raises(InputError, match=r"3 threads were asked for, the devices .* give 2"):
-            RpcRunner(where(tracker), "narrow", threads=3)
-        RpcRunner(where(tracker), "narrow", threads=2).close()
+            RpcRunner(Farm(tracker.address, "narrow"), threads=3)
+        RpcRunner(Farm(tracker.address, "narrow"), threads=2).close()
 
 
 def test_tvm_s_own_server_is_told_from_ours(tracker: servers.Running) -> None:
     with Tracker(where(tracker)) as stock:
         stock.enlist("stock", "127.0.0.1", 1, {})
         with pytest.raises(DeviceError, match=r"TVM's own RPC server.*lepton-tvm device serve"):
-            RpcRunner(where(tracker), "stock", wait_s=0.5)
+            RpcRunner(Farm(tracker.address, "stock"), wait_s=0.5)
 
 
 def test_other_hardware_and_other_versions_are_left_out(
@@ -228,15 +228,14 @@ def test_other_hardware_and_other_versions_are_left_out(
         with Tracker(where(tracker)) as third:
             third.enlist("mixed", "127.0.0.1", 2, {**real.facts, "versions": {"tvm": "0.1"}})
             pool = DevicePool(
-                where(tracker),
-                "mixed",
+                Farm(tracker.address, "mixed"),
                 wait_s=5,
                 fingerprint=this_machine().fingerprint,
                 say=told.append,
             )
             assert pool.count() == 1
             with pytest.raises(DeviceError, match="can be used"):
-                DevicePool(where(tracker), "mixed", wait_s=0.1, fingerprint="0" * 16)
+                DevicePool(Farm(tracker.address, "mixed"), wait_s=0.1, fingerprint="0" * 16)
     assert pool.fingerprint == this_machine().fingerprint
     assert len(told) == 3
     assert any("127.0.0.1:65535" in t and "with a GPU, that of this run is" in t for t in told)
@@ -249,7 +248,7 @@ def test_a_device_with_other_hardware_that_comes_later_is_not_used(
 ) -> None:
     told: list[str] = []
     with servers.devices(work, tracker, "later", 1):
-        pool = DevicePool(where(tracker), "later", wait_s=1.0, say=told.append)
+        pool = DevicePool(Farm(tracker.address, "later"), wait_s=1.0, say=told.append)
         real, pool.machine = pool.machine, {**pool.machine, "fingerprint": "0" * 16}
         pool.fingerprint = "0" * 16
         with pytest.raises(DeviceError, match=r"with hardware 0+ could be had .* within 1 s"):
@@ -265,7 +264,7 @@ def test_leaving_early_gives_nothing_more_to_do(
     tracker: servers.Running, libraries: dict[str, str], work: Path
 ) -> None:
     with servers.devices(work, tracker, "early", 1):
-        runner = RpcRunner(where(tracker), "early", wait_s=20)
+        runner = RpcRunner(Farm(tracker.address, "early"), wait_s=20)
         double = libraries["double"]
         requests = [kernels.request(work, f"{i}", double) for i in range(50)]
         for _ in runner.run(requests):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lepton_tvm.farm import DeviceSession
+from lepton_tvm.farm import DeviceSession, Farm
 from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.farm.tracker_client import Tracker
 from lepton_tvm.farm.tracker_listing import list_farm
@@ -36,4 +36,4 @@ def test_what_cannot_be_read_of_one_server_harms_no_other(
                 told["machine"]["fingerprint"]
             ]
             assert all(d["key"].isprintable() for d in found)
-            assert farm_target("native", tracker.address, "fine").cores
+            assert farm_target("native", Farm(tracker.address, "fine")).cores

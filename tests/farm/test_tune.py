@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from lepton_tvm.db import open_database
 from lepton_tvm.errors import DeviceError, InputError, TargetError
+from lepton_tvm.farm import Farm
 from lepton_tvm.farm.device_artifacts import RemoteArtifacts
 from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.measure import Rounds, this_machine
@@ -80,9 +81,9 @@ def test_a_device_that_cannot_take_the_model_leaves_it_to_another(
 
     monkeypatch.setattr(RemoteArtifacts, "open", full)
     # something must win, so that the model is run as a whole
-    monkeypatch.setattr("lepton_tvm.tuning.confirm._LOOKED_FASTER", 0.0)
-    monkeypatch.setattr("lepton_tvm.tuning.confirm._MOST", 1)
-    for module in ("confirm", "whole_model"):
+    monkeypatch.setattr("lepton_tvm.tuning.winners._LOOKED_FASTER", 0.0)
+    monkeypatch.setattr("lepton_tvm.tuning.winners._MOST", 1)
+    for module in ("winners", "whole_model"):
         monkeypatch.setattr(f"lepton_tvm.tuning.{module}._ROUNDS", Rounds(9, 9, 0.1, 0.0))
     url = f"sqlite:///{tmp_path / 'tune.db'}"
     farm: dict[str, Any] = {"tracker": tracker.address, "key": "pair"}
@@ -111,8 +112,8 @@ def test_a_device_that_is_lost_after_the_search_is_replaced(
             other.kill_session()
 
     # any difference counts, so that there is a winner and the model is compared as a whole
-    monkeypatch.setattr("lepton_tvm.tuning.confirm._LOOKED_FASTER", 0.0)
-    monkeypatch.setattr("lepton_tvm.tuning.confirm._SURELY_FASTER", 0.0)
+    monkeypatch.setattr("lepton_tvm.tuning.winners._LOOKED_FASTER", 0.0)
+    monkeypatch.setattr("lepton_tvm.tuning.winners._SURELY_FASTER", 0.0)
     url = f"sqlite:///{tmp_path / 'tune.db'}"
     result = tune(
         model, trials=18, db=url, tracker=tracker.address, key="other", on_status=watch
@@ -124,13 +125,13 @@ def test_a_device_that_is_lost_after_the_search_is_replaced(
 
 
 def test_the_target_is_the_devices_own(tracker: servers.Running, other: servers.Running) -> None:
-    found = farm_target("native", tracker.address, "other")
+    found = farm_target("native", Farm(tracker.address, "other"))
     assert str(found) == str(parse_target("native"))
     assert found.cores == this_machine().cores
-    named = farm_target(str(parse_target("native")), tracker.address, "other")
+    named = farm_target(str(parse_target("native")), Farm(tracker.address, "other"))
     assert (str(named), named.cores) == (str(found), found.cores)
     with pytest.raises(InputError, match="needs both --tracker"):
-        farm_target("native", tracker.address, None)
+        Farm.of(tracker.address, None)
 
 
 def test_a_target_that_devices_cannot_run_is_refused(
@@ -140,4 +141,4 @@ def test_a_target_that_devices_cannot_run_is_refused(
     if not lacking:
         pytest.skip(f"this CPU has all x86 instruction sets (best: {best_isa().name})")
     with pytest.raises(TargetError, match=r"the devices of key 'other' \(Other CPU\) lack "):
-        farm_target(f"x86:{lacking[-1].name}", tracker.address, "other")
+        farm_target(f"x86:{lacking[-1].name}", Farm(tracker.address, "other"))

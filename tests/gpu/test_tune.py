@@ -17,6 +17,7 @@ from lepton_tvm.artifact import read_manifest
 from lepton_tvm.compiler import build_cuda as device_build
 from lepton_tvm.db import open_database
 from lepton_tvm.errors import TargetError
+from lepton_tvm.farm import Farm
 from lepton_tvm.farm.device_pool import farm_target
 from lepton_tvm.measure import this_machine
 from tests.gpu import emulator
@@ -119,8 +120,10 @@ def test_a_search_on_a_gpu_host(
 def test_devices_without_a_gpu_are_refused(
     tracker: servers.Running, gpu_host: servers.Running
 ) -> None:
-    assert str(farm_target(TARGET, tracker.address, "gpu")) == TARGET
-    assert str(farm_target("cuda", tracker.address, "gpu")) == "cuda:sm_90"  # the devices' own
+    assert str(farm_target(TARGET, Farm(tracker.address, "gpu"))) == TARGET
+    assert (
+        str(farm_target("cuda", Farm(tracker.address, "gpu"))) == "cuda:sm_90"
+    )  # the devices' own
     told = r"capability 12\.0 or newer, the devices of key 'gpu' .* have emulated \(sm_90"
     with pytest.raises(TargetError, match=told):
-        farm_target("cuda:sm_120", tracker.address, "gpu")
+        farm_target("cuda:sm_120", Farm(tracker.address, "gpu"))
