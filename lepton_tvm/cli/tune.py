@@ -82,15 +82,17 @@ def tune_model(
 
     options.check()
     goal = parse_target(options.target)
-    if farm.asked:
+    devices = farm.farm()
+    if devices is not None:
         from lepton_tvm.farm.device_pool import farm_target
 
-        goal = farm_target(options.target, farm.tracker, farm.key)
+        goal = farm_target(options.target, devices)
     with progress(f"loading {options.model}") as say:
-        from lepton_tvm.tuning.tune import check_runs_here, parse_budget, tune
+        from lepton_tvm.tuning import parse_budget, tune
+        from lepton_tvm.tuning.workshop import check_runs_here
 
         parse_budget(budget)
-        if not farm.asked:
+        if devices is None:
             check_runs_here(goal)
         made = options.prepared(goal, say)
     with (

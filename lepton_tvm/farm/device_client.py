@@ -52,8 +52,8 @@ class DeviceSession:
                 session = connect(address.host, address.port, address.word, False)
             except Exception as e:
                 raise DeviceLost(
-                    f"device {address} did not take the session ({_last(e)}); its server prints the "
-                    "reason there"
+                    f"device {address} did not take the session ({_last(e)}); its server prints "
+                    "the reason there"
                 ) from e
             self._sock = _own(_sockets_to(peer) - before)
         try:

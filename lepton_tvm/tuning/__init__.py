@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lepton_tvm.tuning.tune import parse_budget, tune
+from lepton_tvm.tuning.run_tune import tune
+from lepton_tvm.tuning.tune_options import parse_budget
 from lepton_tvm.tuning.tune_result import Status, TaskResult, TuneResult
 
 __all__ = ["Status", "TaskResult", "TuneResult", "parse_budget", "tune"]

@@ -23,14 +23,14 @@ from lepton_tvm.targets import Target
 from lepton_tvm.tuning.activations import activations
 from lepton_tvm.workers import Argument
 
-__all__ = ["Task", "Tasks", "Variant"]
+__all__ = ["Lowering", "Task", "Tasks"]
 
 Decisions = Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One lowering of a task: its loop nest, as JSON, and files with the arguments of one call."""
+class Lowering:
+    """What a plan makes of a task: a loop nest, as JSON, and files with the arguments of a call."""
 
     hash: str
     module: str = field(repr=False)
@@ -62,10 +62,10 @@ class Task:
 
 
 class Tasks:
-    """The tasks of one model for one target, and their variants, lowered when asked for.
+    """The tasks of one model for one target, and their lowerings, made when asked for.
 
     `folder` takes the arguments of kernels: packed weights as the model has them, and activations
-    drawn with `seed`, which are the same for all variants of a task.
+    drawn with `seed`, which are the same for all lowerings of a task.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Tasks:
         # every lowering begins with this, which finds nothing to do the next time
         self._module, _ = LowerInt8()(model.module)
         self._winograd, self._seed = winograd, seed
-        self._variants: dict[tuple[str, int], Variant] = {}
+        self._lowerings: dict[tuple[str, int], Lowering] = {}
         seen = PlansByOp()
         fused = fuse(self._module, target, winograd=winograd, plans=seen).module
         self._ops = ops_of_calls(fused, seen.weights)
@@ -93,18 +93,18 @@ class Tasks:
         self.constants = sum(k.weight_bytes * k.calls for k in infos.values())
         self._keep(fused, [(task, 0) for task in self.all.values()])
 
-    def variant(self, task: Task, plan: int) -> Variant:
-        """A variant that `prepare` has lowered; plan 0 always is."""
-        return self._variants[task.hash, plan]
+    def lowering(self, task: Task, plan: int) -> Lowering:
+        """What `prepare` has lowered; plan 0 always is."""
+        return self._lowerings[task.hash, plan]
 
     def comparable(self, task: Task, plan: int) -> bool:
-        """Whether a variant takes the activations that the zero-trial kernel takes.
+        """Whether a lowering takes the activations that the zero-trial kernel takes.
 
         The first layer's copy of the picture is as wide as its tile wants; the kernel before it
         makes that copy, and would have to change too.
         """
         wanted, found = (
-            [(a.shape, a.dtype) for a in self.variant(task, p).arguments if not a.constant]
+            [(a.shape, a.dtype) for a in self.lowering(task, p).arguments if not a.constant]
             for p in (0, plan)
         )
         return wanted == found
@@ -112,7 +112,7 @@ class Tasks:
     def prepare(self, wanted: Iterable[tuple[Task, int]]) -> None:
         """Lower what is wanted and not there yet, as many plans at a time as there are tasks."""
         missing = dict.fromkeys((t.hash, p) for t, p in wanted)
-        left = [key for key in missing if key not in self._variants]
+        left = [key for key in missing if key not in self._lowerings]
         while left:
             first: dict[str, int] = {}
             for key, plan in left:
@@ -132,7 +132,7 @@ class Tasks:
         for task, plan in made:
             name, arguments = calls[task.call]
             func = fused[name].with_attr("global_symbol", "main")
-            self._variants[task.hash, plan] = Variant(
+            self._lowerings[task.hash, plan] = Lowering(
                 kernel_hash(func),
                 tvm.ir.save_json(tvm.IRModule({"main": func})),
                 self._arguments(task, plan, func, arguments),

@@ -9,7 +9,7 @@ from typing import Any
 
 from lepton_tvm.db import Winner
 from lepton_tvm.measure import Estimate
-from lepton_tvm.tuning.search import TaskState
+from lepton_tvm.tuning.task_state import TaskState
 
 __all__ = ["Status", "TaskResult", "TuneResult", "task_result"]
 
@@ -159,13 +159,14 @@ def _json(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def task_result(state: TaskState, winner: Winner | None) -> TaskResult:
+    """What is known of a task; the verdict on it, where there is one."""
     zero = state.zero_s
     return TaskResult(
         name=state.task.name,
         op=state.task.info.op,
         calls=state.task.calls,
-        trials=len(state.records),
-        failed=sum(1 for r in state.records.values() if not r.speedup),
+        trials=len(state.trials),
+        failed=state.failed,
         zero_us=zero * 1e6 if zero else None,
         speedup=winner.ratio if winner else state.speedup,
         ci95=(winner.ci95[0], winner.ci95[1]) if winner else (state.speedup, state.speedup),

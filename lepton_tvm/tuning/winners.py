@@ -1,4 +1,4 @@
-"""The last round of a search: who may replace a zero-trial schedule.
+"""Who may replace a zero-trial schedule: the last round of a search.
 
 Trials are first impressions, of kernels that run alone. The best candidates are timed where they
 are to run, inside the whole model, whose caches and memory treat a kernel otherwise than a loop
@@ -7,23 +7,24 @@ that runs nothing else. A GPU's kernels are timed alone again, for longer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from lepton_tvm.compiler.compile import CompiledArtifact
+from lepton_tvm.compiler.compile import CompiledArtifact, compile
 from lepton_tvm.db import Winner
+from lepton_tvm.db.records import now
 from lepton_tvm.measure import Estimate, Rounds, speedup_ci
 from lepton_tvm.measure.loaded_artifacts import ArtifactPlace
 from lepton_tvm.measure.timing_inputs import random_inputs
 from lepton_tvm.model import TensorInfo
-from lepton_tvm.tuning.search import TaskState
-from lepton_tvm.tuning.space import ZERO_TRIAL, Point
-from lepton_tvm.tuning.trials import TrialLoop
+from lepton_tvm.tuning.model_tuning import ModelTuning
+from lepton_tvm.tuning.space import ZERO_TRIAL, Candidate
+from lepton_tvm.tuning.task_state import TaskState
 
-__all__ = ["Compile", "Finalist", "alone", "finalists", "in_model", "winner_of"]
+__all__ = ["choose_winners", "no_winner"]
 
 # So many candidates of a kernel go to the last round, if they looked this much faster.
 _MOST = 4
@@ -34,107 +35,141 @@ _SURELY_FASTER = 1.005
 _ALONE_S = 0.4
 _ROUNDS = Rounds(least=45, most=600, budget_s=6.0, warmup_s=0.0)
 
-#: Compiles the model with the decisions of tasks, by hash, into a file.
-Compile = Callable[[Mapping[str, Mapping[str, int]], Path], CompiledArtifact]
-#: The points of each task that may win, by hash, the most promising first.
-Candidates = Mapping[str, Sequence[Point]]
+#: The candidates of each task that may win, by hash, the most promising first.
+Promising = Mapping[str, Sequence[Candidate]]
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """A candidate and how many times faster than the zero-trial kernel it was."""
+class Confirmed:
+    """A candidate and how many times faster than the zero-trial kernel it was when timed again."""
 
-    point: Point
+    candidate: Candidate
     speedup: Estimate
 
 
-def finalists(loop: TrialLoop) -> dict[str, list[Point]]:
+def choose_winners(
+    tuning: ModelTuning, place: ArtifactPlace, zero: CompiledArtifact
+) -> dict[str, Winner]:
+    """One winner for each task, by hash, stored; those that are stored where no trial is newer.
+
+    `zero` is the model with zero-trial schedules, `place` where it runs.
+    """
+    log, keys = tuning.shop.database.tuning, list(tuning.keys.values())
+    known = log.winners(keys)
+    since = min((w.created_at for w in known.values()), default="")
+    if len(known) == len(keys) and not log.newer_trials(keys, since):
+        return {key.workload_hash: winner for key, winner in known.items()}
+    judged_at = now()  # trials that others finish from here on are for the next run
+    tuning.trials.refresh()
+    found = promising(tuning)
+    if tuning.shop.target.family == "cuda":
+        best = alone(tuning, found)
+    else:
+        best = in_model(tuning, found, place, zero)
+    winners = {
+        key: replace(_winner(tuning, key, best.get(key)), created_at=judged_at)
+        for key, state in tuning.states.items()
+        if state.zero_s is not None
+    }
+    log.add_winners(list(winners.values()))
+    return winners
+
+
+def no_winner(tuning: ModelTuning, key: str) -> Winner:
+    """The verdict that nothing is to replace the zero-trial schedule of a task."""
+    return _winner(tuning, key, None)
+
+
+def promising(tuning: ModelTuning) -> dict[str, list[Candidate]]:
     """The candidates of each task that looked faster; trials have checked their numbers."""
-    return {key: _best(state) for key, state in loop.search.states.items()}
+    return {key: _best(state) for key, state in tuning.states.items()}
 
 
 def in_model(
-    loop: TrialLoop,
-    candidates: Candidates,
-    place: ArtifactPlace,
-    zero: CompiledArtifact,
-    compile_with: Compile,
-    folder: Path,
-) -> dict[str, Finalist]:
+    tuning: ModelTuning, candidates: Promising, place: ArtifactPlace, zero: CompiledArtifact
+) -> dict[str, Confirmed]:
     """The candidate of each task that is fastest inside the model, where one is surely faster.
 
     One artifact holds the first candidates of all tasks, the next one the second ones, and so on;
-    they run in turns with the zero-trial one on `place`, and every kernel is timed. `folder` takes
-    the artifacts.
+    they run in turns with the zero-trial one on `place`, and every kernel is timed.
     """
     paths, held = {zero.sha256: zero.path}, {}
     for rank in range(max(map(len, candidates.values()), default=0)):
-        points = {key: ranked[rank] for key, ranked in candidates.items() if rank < len(ranked)}
-        decisions = {key: point.decisions for key, point in points.items()}
-        made = compile_with(decisions, folder / f"finalists-{rank}.so")
-        paths[made.sha256], held[made.sha256] = made.path, points
+        ranks = {key: ranked[rank] for key, ranked in candidates.items() if rank < len(ranked)}
+        decisions = {key: candidate.decisions for key, candidate in ranks.items()}
+        made = _compiled(tuning, decisions, tuning.shop.folder / f"promising-{rank}.so")
+        paths[made.sha256], held[made.sha256] = made.path, ranks
     if not held:
         return {}
-    described = place.open(paths, loop.threads)[zero.sha256]["inputs"]
+    described = place.open(paths, tuning.options.threads)[zero.sha256]["inputs"]
     inputs = random_inputs([TensorInfo.from_json(t) for t in described], 0)
     taken = place.time_kernels(list(paths), inputs, _ROUNDS)
-    times = {sha256: _by_task(loop, rows) for sha256, rows in taken.items()}
+    times = {sha256: _by_task(tuning, rows) for sha256, rows in taken.items()}
     return _fastest(
-        (key, Finalist(point, speedup_ci(times[zero.sha256][key], times[sha256][key])))
-        for sha256, points in held.items()
-        for key, point in points.items()
+        (key, Confirmed(candidate, speedup_ci(times[zero.sha256][key], times[sha256][key])))
+        for sha256, ranks in held.items()
+        for key, candidate in ranks.items()
     )
 
 
-def alone(loop: TrialLoop, candidates: Candidates) -> dict[str, Finalist]:
+def alone(tuning: ModelTuning, candidates: Promising) -> dict[str, Confirmed]:
     """The candidate of each task that is fastest by itself, where one is surely faster.
 
     Those whose numbers differ from the zero-trial kernel's are out.
     """
-    states = loop.search.states
-    pairs = [(states[key].task, p) for key, points in candidates.items() for p in points]
-    speedups = loop.time_again(pairs, _ALONE_S)
+    pairs = [(tuning.states[key].task, c) for key, found in candidates.items() for c in found]
+    speedups = tuning.trials.time_again(pairs, _ALONE_S)
     return _fastest(
-        (task.hash, Finalist(point, speedups[task.hash, point.text]))
-        for task, point in pairs
-        if (task.hash, point.text) in speedups
+        (task.hash, Confirmed(candidate, speedups[task.hash, candidate.text]))
+        for task, candidate in pairs
+        if (task.hash, candidate.text) in speedups
     )
 
 
-def winner_of(loop: TrialLoop, key: str, finalist: Finalist | None) -> Winner:
-    """The verdict on a task: a finalist, or that nothing is to replace the zero-trial schedule."""
-    text = finalist.point.text if finalist else ZERO_TRIAL
-    tried = loop.search.states[key].records.get(text)
+def _winner(tuning: ModelTuning, key: str, best: Confirmed | None) -> Winner:
+    """The verdict on a task: a candidate, or the zero-trial schedule where there is none."""
+    text = best.candidate.text if best else ZERO_TRIAL
+    tried = tuning.states[key].trials.get(text)
     return Winner(
-        key=loop.keys[key],
+        key=tuning.keys[key],
         trial_id=tried.trial_id if tried else None,
         candidate=text,
-        decisions=dict(finalist.point.decisions) if finalist else {},
-        ratio=finalist.speedup.value if finalist else 1.0,
-        ci95=(finalist.speedup.low, finalist.speedup.high) if finalist else (1.0, 1.0),
-        job_id=loop.job_id,
+        decisions=dict(best.candidate.decisions) if best else {},
+        ratio=best.speedup.value if best else 1.0,
+        ci95=(best.speedup.low, best.speedup.high) if best else (1.0, 1.0),
+        job_id=tuning.shop.job_id,
     )
 
 
-def _best(state: TaskState) -> list[Point]:
-    ranked = sorted(state.records.values(), key=lambda r: -r.speedup)
-    texts = [r.text for r in ranked if r.text != ZERO_TRIAL and r.speedup > _LOOKED_FASTER]
-    points = [state.space.from_text(text) for text in texts[:_MOST]]
-    return [p for p in points if p is not None]
+def _best(state: TaskState) -> list[Candidate]:
+    ranked = sorted(state.trials.values(), key=lambda t: -t.speedup)
+    faster = [t for t in ranked if t.candidate != ZERO_TRIAL and t.speedup > _LOOKED_FASTER]
+    found = [state.space.from_text(trial.candidate) for trial in faster[:_MOST]]
+    return [c for c in found if c is not None]
 
 
-def _by_task(loop: TrialLoop, rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+def _compiled(
+    tuning: ModelTuning, decisions: Mapping[str, Mapping[str, int]], output: Path
+) -> CompiledArtifact:
+    """The model with the decisions of tasks, by hash."""
+    return compile(
+        tuning.model, target=tuning.shop.target, db=False, output=output,
+        winograd=tuning.options.winograd, tuned=decisions.get, threads=tuning.options.threads,
+    )  # fmt: skip
+
+
+def _by_task(tuning: ModelTuning, rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
     """Seconds of each task in one run, all its calls together, for each row of kernels' times."""
     seconds = np.asarray(rows, np.float64)
-    tasks = np.array(loop.tasks.sequence)
-    return {key: list(seconds[:, tasks == key].sum(axis=1)) for key in loop.keys}
+    tasks = np.array(tuning.tasks.sequence)
+    return {key: list(seconds[:, tasks == key].sum(axis=1)) for key in tuning.keys}
 
 
-def _fastest(timed: Iterable[tuple[str, Finalist]]) -> dict[str, Finalist]:
-    best: dict[str, Finalist] = {}
-    for key, finalist in timed:
-        if finalist.speedup.low <= _SURELY_FASTER:
+def _fastest(timed: Iterable[tuple[str, Confirmed]]) -> dict[str, Confirmed]:
+    best: dict[str, Confirmed] = {}
+    for key, found in timed:
+        if found.speedup.low <= _SURELY_FASTER:
             continue
-        if key not in best or finalist.speedup.value > best[key].speedup.value:
-            best[key] = finalist
+        if key not in best or found.speedup.value > best[key].speedup.value:
+            best[key] = found
     return best

@@ -16,7 +16,7 @@ from lepton_tvm.db import Database, open_database
 from lepton_tvm.demo.assets import calibration, model_path
 from lepton_tvm.frontend import load_model, save_model
 from lepton_tvm.model import Model
-from lepton_tvm.tuning import session
+from lepton_tvm.tuning import workshop
 from tests.support.postgres import Server
 from tests.support.searches import Flatterer
 
@@ -51,7 +51,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def flattered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates are said to be right and ten times faster than they are by themselves."""
-    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Flatterer())
+    monkeypatch.setattr(workshop, "open_runner", lambda *_, **__: Flatterer())
 
 
 @pytest.fixture

@@ -112,17 +112,17 @@ def test_a_plan_for_other_activations_is_left_out(
     task = next(t for t in tasks.all.values() if len(t.plans) > 2)
     tasks.prepare([(task, 1), (task, 2)])
     assert tasks.comparable(task, 1)
-    taken = tasks.variant(task, 1)
+    taken = tasks.lowering(task, 1)
     wider = [a if a.constant else replace(a, shape=(*a.shape, 1)) for a in taken.arguments]
     key = task.hash, 1
-    monkeypatch.setitem(tasks._variants, key, replace(taken, arguments=tuple(wider)))
+    monkeypatch.setitem(tasks._lowerings, key, replace(taken, arguments=tuple(wider)))
     assert not tasks.comparable(task, 1)
     assert tasks.comparable(task, 2)
     space = Space(task.plans)
-    points = space.points(np.random.default_rng(0))
+    candidates = space.candidates(np.random.default_rng(0))
     space.drop(1)
-    left = space.points(np.random.default_rng(0))
-    assert left == [p for p in points if p.plan != 1] != points
+    left = space.candidates(np.random.default_rng(0))
+    assert left == [c for c in candidates if c.plan != 1] != candidates
 
 
 def test_a_hash_tells_kernels_apart_and_not_their_names(models: dict[str, Model]) -> None:

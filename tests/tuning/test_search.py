@@ -14,13 +14,14 @@ import xgboost
 from lepton_tvm.compiler.kernel_info import KernelInfo
 from lepton_tvm.kernels.kernel_plan import KernelPlan
 from lepton_tvm.kernels.register_tile import RegisterTile
+from lepton_tvm.tuning.batches import Plateau
 from lepton_tvm.tuning.cost_model import WIDTH, CostModel, features
-from lepton_tvm.tuning.run import _Plateau
-from lepton_tvm.tuning.search import Record, Search, TaskState
-from lepton_tvm.tuning.space import ZERO_TRIAL, Point, Space, candidate_text
+from lepton_tvm.tuning.search import Search
+from lepton_tvm.tuning.space import ZERO_TRIAL, Candidate, Space, candidate_text
+from lepton_tvm.tuning.task_state import TaskState, TrialSummary
 from lepton_tvm.tuning.tasks import Task
 from lepton_tvm.tuning.trees import Trees
-from lepton_tvm.tuning.trial_loop import TrialLoop
+from lepton_tvm.tuning.trials import Trials
 
 PLANS = tuple(KernelPlan(RegisterTile(rows, 16, 2)).decisions for rows in (7, 4, 8, 14, 2))
 ASKED = {"prefetch_weights": ((0, 1), 1), "unroll_depth": ((1, 2, 4), 1)}
@@ -36,7 +37,7 @@ def task(name: str, macs: int = 1 << 20, calls: int = 1) -> Task:
 
 def state(made: Task) -> TaskState:
     space = Space(made.plans)
-    space.learn(Point(0, {}), ASKED)
+    space.learn(Candidate(0, {}), ASKED)
     return TaskState(made, space)
 
 
@@ -50,36 +51,36 @@ def test_a_candidate_is_the_same_text_however_it_was_made() -> None:
 
 
 def test_a_space_is_lowerings_times_choices_and_begins_with_the_zero_trial() -> None:
-    points = state(task("a")).space.points(np.random.default_rng(0))
-    assert len(points) == len(PLANS) * 2 * 3 == len({p.text for p in points})
-    assert points[0] == Point(0, {})
-    assert Point(0, {"unroll_depth": 4}).text in {p.text for p in points}
-    with_tile = [p for p in points if p.plan == 3]
-    assert all(PLANS[3].items() <= p.decisions.items() for p in with_tile)
-    assert all(not set(p.choices) & set(KernelPlan.names) for p in with_tile)
+    candidates = state(task("a")).space.candidates(np.random.default_rng(0))
+    assert len(candidates) == len(PLANS) * 2 * 3 == len({c.text for c in candidates})
+    assert candidates[0] == Candidate(0, {})
+    assert Candidate(0, {"unroll_depth": 4}).text in {c.text for c in candidates}
+    with_tile = [c for c in candidates if c.plan == 3]
+    assert all(PLANS[3].items() <= c.decisions.items() for c in with_tile)
+    assert all(not set(c.choices) & set(KernelPlan.names) for c in with_tile)
 
 
 def test_a_large_space_is_sampled() -> None:
     space = Space(({},))
-    space.learn(Point(0, {}), {name: (tuple(range(8)), 0) for name in "abcde"})
-    points = space.points(np.random.default_rng(1))
-    assert 1000 < len(points) <= 8 * 257
-    assert points[0].decisions == {}
+    space.learn(Candidate(0, {}), {name: (tuple(range(8)), 0) for name in "abcde"})
+    candidates = space.candidates(np.random.default_rng(1))
+    assert 1000 < len(candidates) <= 8 * 257
+    assert candidates[0].decisions == {}
 
 
 def test_later_questions_may_depend_on_the_first_answer() -> None:
     space = Space(({},))
     order = ((0, 1), 0)
-    space.learn(Point(0, {}), {"outermost": order, "together": ((1, 2), 1)})
-    space.learn(Point(0, {"outermost": 1}), {"outermost": order, "prefetch": ((0, 1), 1)})
-    texts = [p.text for p in space.points(np.random.default_rng(0))]
+    space.learn(Candidate(0, {}), {"outermost": order, "together": ((1, 2), 1)})
+    space.learn(Candidate(0, {"outermost": 1}), {"outermost": order, "prefetch": ((0, 1), 1)})
+    texts = [c.text for c in space.candidates(np.random.default_rng(0))]
     assert texts == ["{}", '{"together":2}', '{"outermost":1}', '{"outermost":1,"prefetch":0}']
 
 
 def test_a_record_finds_its_point_again_and_an_unknown_lowering_none() -> None:
     space = state(task("a")).space
-    for point in space.points(np.random.default_rng(0)):
-        assert space.from_text(point.text) == point
+    for candidate in space.candidates(np.random.default_rng(0)):
+        assert space.from_text(candidate.text) == candidate
     assert space.from_text('{"tile_rows":99,"tile_lanes":16,"tile_vectors":2}') is None
 
 
@@ -87,21 +88,21 @@ def test_zero_trials_come_first_and_nothing_twice() -> None:
     states = [state(task(n)) for n in "abc"]
     made = search(*states)
     first = made.propose(3)
-    assert [p.text for _, p in first] == [ZERO_TRIAL] * 3
+    assert [c.text for _, c in first] == [ZERO_TRIAL] * 3
     seen = set()
     for s in states:
-        s.add(Record(ZERO_TRIAL, 1.0, 1e-4))
+        s.add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
     for _ in range(4):
-        for found, point in made.propose(16):
-            assert (found.hash, point.text) not in seen
-            seen.add((found.hash, point.text))
-            made.states[found.hash].add(Record(point.text, 0.9, 1e-4))
+        for found, candidate in made.propose(16):
+            assert (found.hash, candidate.text) not in seen
+            seen.add((found.hash, candidate.text))
+            made.states[found.hash].add(TrialSummary(candidate.text, 0.9, 1e-4))
 
 
 def test_trials_go_where_the_time_is() -> None:
     heavy, light = state(task("h", calls=10)), state(task("l"))
     for s in (heavy, light):
-        s.add(Record(ZERO_TRIAL, 1.0, 1e-4))
+        s.add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
     counts = {"h": 0, "l": 0}
     for found, _ in search(heavy, light).propose(24):
         counts[found.name] += 1
@@ -110,36 +111,40 @@ def test_trials_go_where_the_time_is() -> None:
 
 def test_neighbours_schedules_are_tried_first() -> None:
     one = state(task("a"))
-    one.add(Record(ZERO_TRIAL, 1.0, 1e-4))
-    lent = Point(3, {**PLANS[3], "unroll_depth": 4})
+    one.add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
+    lent = Candidate(3, {**PLANS[3], "unroll_depth": 4})
     one.seeds.append(lent)
     assert search(one).propose(4)[0][1] == lent
-    one.add(Record(lent.text, 1.2, 1e-4))
-    assert lent not in [p for _, p in search(one).propose(8)]
+    one.add(TrialSummary(lent.text, 1.2, 1e-4))
+    assert lent not in [c for _, c in search(one).propose(8)]
 
 
 def test_the_search_ends_when_every_point_was_tried() -> None:
     one = state(task("a"))
-    one.add(Record(ZERO_TRIAL, 1.0, 1e-4))
+    one.add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
     made = search(one)
     while batch := made.propose(8):
-        for _, point in batch:
-            one.add(Record(point.text, 0.0))
-    assert len(one.records) == 30
+        for _, candidate in batch:
+            one.add(TrialSummary(candidate.text, 0.0))
+    assert len(one.trials) == 30
 
 
 def test_the_model_learns_which_tiles_are_fast_and_says_so_after_a_round_trip() -> None:
     one = state(task("a"))
     made = search(one)
-    points = one.space.points(np.random.default_rng(0))
-    for point in points:
-        wide = PLANS[point.plan]["tile_rows"] == 14
-        one.add(Record(point.text, 1.0 + 0.5 * wide + 0.1 * ("unroll_depth" in point.choices)))
+    candidates = one.space.candidates(np.random.default_rng(0))
+    for candidate in candidates:
+        wide = PLANS[candidate.plan]["tile_rows"] == 14
+        one.add(
+            TrialSummary(
+                candidate.text, 1.0 + 0.5 * wide + 0.1 * ("unroll_depth" in candidate.choices)
+            )
+        )
     made.learn()
-    rows = [features(one.task.info, PLANS[p.plan], p.choices) for p in points]
+    rows = [features(one.task.info, PLANS[c.plan], c.choices) for c in candidates]
     predicted = made.model.predict(rows)
     assert predicted is not None
-    best = points[int(np.argmax(predicted))]
+    best = candidates[int(np.argmax(predicted))]
     assert PLANS[best.plan]["tile_rows"] == 14
     stored = made.model.to_bytes()
     assert stored is not None
@@ -203,26 +208,26 @@ def test_bytes_that_are_no_model_give_an_empty_one(data: bytes) -> None:
 
 def test_a_plateau_is_counted_from_when_all_kernels_are_known() -> None:
     states = [state(task(n)) for n in "ab"]
-    made, plateau = search(*states), _Plateau(10)
+    made, plateau = search(*states), Plateau(10)
     assert not plateau.reached(0, made)
-    states[0].add(Record(ZERO_TRIAL, 1.0, 1e-4))
+    states[0].add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
     assert not plateau.reached(15, made)
-    states[1].add(Record(ZERO_TRIAL, 1.0, 1e-4))
+    states[1].add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
     assert not plateau.reached(16, made)
     assert not plateau.reached(25, made)
-    states[0].add(Record('{"unroll_depth":2}', 1.1, 1e-4))
+    states[0].add(TrialSummary('{"unroll_depth":2}', 1.1, 1e-4))
     assert not plateau.reached(26, made)
     assert not plateau.reached(35, made)
     assert plateau.reached(36, made)
-    assert not _Plateau(None).reached(10_000, made)
+    assert not Plateau(None).reached(10_000, made)
 
 
 def test_nothing_is_tried_beside_a_zero_trial_that_failed() -> None:
     broken, works = state(task("a")), state(task("b"))
-    broken.add(Record(ZERO_TRIAL, 0.0))
+    broken.add(TrialSummary(ZERO_TRIAL, 0.0))
     made = search(broken, works)
-    assert [(t.name, p.text) for t, p in made.propose(8)] == [("b", ZERO_TRIAL)]
-    works.add(Record(ZERO_TRIAL, 1.0, 1e-4))
+    assert [(t.name, c.text) for t, c in made.propose(8)] == [("b", ZERO_TRIAL)]
+    works.add(TrialSummary(ZERO_TRIAL, 1.0, 1e-4))
     assert {t.name for t, _ in made.propose(8)} == {"b"}
 
 
@@ -231,11 +236,11 @@ def test_what_cannot_stand_in_for_the_zero_trial_is_not_tried() -> None:
     asked: list[Any] = []
     tasks: Any = SimpleNamespace(prepare=asked.extend, comparable=lambda task, plan: plan != 3)
     unused: Any = None
-    loop = TrialLoop(tasks, search(only), unused, {}, unused, unused, unused, "", None)
-    points = [Point(0, {}), Point(1, PLANS[1]), Point(3, PLANS[3])]
-    assert loop._comparable([(only.task, p) for p in points]) == [
-        (only.task, p) for p in points[:2]
+    trials = Trials(shop=unused, options=unused, tasks=tasks, search=search(only), keys={})
+    candidates = [Candidate(0, {}), Candidate(1, PLANS[1]), Candidate(3, PLANS[3])]
+    assert trials._comparable([(only.task, c) for c in candidates]) == [
+        (only.task, c) for c in candidates[:2]
     ]
     assert [plan for _, plan in asked] == [0, 1, 3]
-    left, _ = only.points(np.random.default_rng(0))
-    assert {p.plan for p in left} == {0, 1, 2, 4}
+    left, _ = only.candidates(np.random.default_rng(0))
+    assert {c.plan for c in left} == {0, 1, 2, 4}

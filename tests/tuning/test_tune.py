@@ -20,7 +20,7 @@ from lepton_tvm.errors import TrialError
 from lepton_tvm.measure import this_machine
 from lepton_tvm.model import Model
 from lepton_tvm.targets import parse_target
-from lepton_tvm.tuning import Status, TuneResult, session, tune
+from lepton_tvm.tuning import Status, TuneResult, tune, workshop
 from lepton_tvm.tuning.metaschedule_json import RECORDS, WORKLOADS, export_metaschedule
 from lepton_tvm.tuning.search import Search
 from lepton_tvm.tuning.space import ZERO_TRIAL
@@ -136,7 +136,7 @@ class FullDisk(ParallelBuilder):
 def test_trials_that_this_machine_is_to_blame_for_are_not_stored(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "open_builder", lambda *_, **__: FullDisk())
+    monkeypatch.setattr(workshop, "open_builder", lambda *_, **__: FullDisk())
     with pytest.raises(TrialError, match="the trials cannot go on: the disk is full"):
         run(url, model, 60)
     with open_database(url) as database:

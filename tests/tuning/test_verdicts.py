@@ -12,10 +12,10 @@ from lepton_tvm.db import open_database
 from lepton_tvm.measure import Estimate
 from lepton_tvm.measure.loaded_artifacts import LocalArtifacts
 from lepton_tvm.model import Model
-from lepton_tvm.tuning import TuneResult, outcome, session
-from lepton_tvm.tuning.confirm import finalists
-from lepton_tvm.tuning.trial_loop import TrialLoop
+from lepton_tvm.tuning import TuneResult, winners, workshop
+from lepton_tvm.tuning.model_tuning import ModelTuning
 from lepton_tvm.tuning.whole_model import SideBySide
+from lepton_tvm.tuning.winners import promising
 from lepton_tvm.workers import LocalRunner, RunRequest, RunResult
 from tests.support.searches import Liar, run
 
@@ -23,7 +23,7 @@ from tests.support.searches import Liar, run
 def test_a_candidate_with_other_numbers_never_wins(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Liar())
+    monkeypatch.setattr(workshop, "open_runner", lambda *_, **__: Liar())
     result = run(url, model, 30)
     assert result.failed == 30 - len(result.kernels)
     assert not any(k.decisions for k in result.kernels)
@@ -45,7 +45,7 @@ class Broken(LocalRunner):
 def test_a_kernel_whose_zero_trial_fails_is_named(
     url: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "open_runner", lambda *_, **__: Broken())
+    monkeypatch.setattr(workshop, "open_runner", lambda *_, **__: Broken())
     result = run(url, model, 20)
     (note,) = (n for n in result.notes if n.startswith("not tuned, since their zero-trial"))
     (broken,) = (k for k in result.kernels if k.zero_us is None)
@@ -134,8 +134,8 @@ def test_trials_of_a_run_that_was_killed_before_its_verdict_are_judged_by_the_ne
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(outcome, "in_model", killed)
-        patch.setattr(outcome, "finalists", lambda loop: {k: [] for k in loop.keys})
+        patch.setattr(winners, "in_model", killed)
+        patch.setattr(winners, "promising", lambda tuning: {k: [] for k in tuning.keys})
         run(url, model, 20)
         assert not judged  # nothing is new: the verdict stands
         with pytest.raises(KeyboardInterrupt):
@@ -143,11 +143,11 @@ def test_trials_of_a_run_that_was_killed_before_its_verdict_are_judged_by_the_ne
     assert judged
     looked: list[int] = []
 
-    def look(loop: TrialLoop) -> Any:
+    def look(tuning: ModelTuning) -> Any:
         looked.append(1)
-        return finalists(loop)
+        return promising(tuning)
 
-    monkeypatch.setattr(outcome, "finalists", look)
+    monkeypatch.setattr(winners, "promising", look)
     again = run(url, model, 26)
     assert (again.new_trials, looked) == (0, [1])
     assert run(url, model, 26).new_trials == 0
