@@ -46,15 +46,15 @@ def run_kernel(request: RunRequest) -> RunResult:
 
     Raises what loading or calling the libraries raises.
     """
-    place = _Place(request.on_gpu)
+    memory = _Memory(request.on_gpu)
     spread = 0 if request.on_gpu else min(request.model_constants, _COLD * cache_bytes()[3])
-    candidate = _Kernel(request.path, request.arguments, place, _CANDIDATE_FILL, spread)
+    candidate = _Kernel(request.path, request.arguments, memory, _CANDIDATE_FILL, spread)
     if request.reference is None:
         run_with_threads(request.threads, candidate.call)
         samples = run_with_threads(request.threads, lambda: _time(request, candidate, None))
         return RunResult(request.id, "ok", tuple(samples["candidate"]))
     reference = _Kernel(
-        request.reference, request.reference_arguments, place, _REFERENCE_FILL, spread
+        request.reference, request.reference_arguments, memory, _REFERENCE_FILL, spread
     )
     run_with_threads(request.threads, reference.call)
     want = reference.outputs()
@@ -76,8 +76,8 @@ def request_bytes(request: RunRequest) -> int:
     return sum(_size(a) for a in both)
 
 
-class _Place:
-    """Where the arguments lie: in memory, or on the first GPU; files are read once."""
+class _Memory:
+    """Where the arguments lie: this machine's memory or the first GPU's; files are read once."""
 
     def __init__(self, on_gpu: bool) -> None:
         if on_gpu:
@@ -107,11 +107,11 @@ class _Kernel:
     """A loaded library and its arguments."""
 
     def __init__(
-        self, path: str, arguments: Sequence[Argument], place: _Place, fill: int, spread: int
+        self, path: str, arguments: Sequence[Argument], memory: _Memory, fill: int, spread: int
     ) -> None:
         self._main = ffi().load_module(os.path.realpath(path))["main"]
-        self._place = place
-        self._outputs = [(a, _filled(a, fill, place.device)) for a in arguments if a.path is None]
+        self._memory = memory
+        self._outputs = [(a, _filled(a, fill, memory.device)) for a in arguments if a.path is None]
         own = sum(_size(a) for a in arguments if a.constant)
         copies = min(math.ceil(spread / own), _MOST_COPIES) if own else 1
         self._sets = itertools.cycle([self._set(arguments) for _ in range(max(1, copies))])
@@ -125,7 +125,7 @@ class _Kernel:
         start = time.perf_counter_ns()
         for _ in range(number):
             main(*next(sets))
-        self._place.wait()
+        self._memory.wait()
         return (time.perf_counter_ns() - start) / number / 1e9
 
     def outputs(self) -> list[Array]:
@@ -136,7 +136,7 @@ class _Kernel:
         """Arguments for a call: constants of its own, the others are the same in all sets."""
         outputs = iter(self._outputs)
         return tuple(
-            next(outputs)[1] if a.path is None else self._place.tensor(a) for a in arguments
+            next(outputs)[1] if a.path is None else self._memory.tensor(a) for a in arguments
         )
 
 
