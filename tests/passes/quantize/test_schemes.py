@@ -20,7 +20,7 @@ from lepton_tvm.passes.quantize.config import QuantizeConfig
 from lepton_tvm.passes.quantize.schemes import BFLOAT16, FLOAT32, INT8, SCHEMES, Scheme
 from lepton_tvm.passes.registry import PASSES
 from lepton_tvm.targets import FAMILIES, parse_target
-from lepton_tvm.tuning.trial_loop import _TOLERANCE
+from lepton_tvm.tuning.trials import _TOLERANCE
 from tests.support.quantized_graphs import Net, model_of, net
 
 WRITTEN = [scheme for scheme in SCHEMES.values() if scheme.writer]
