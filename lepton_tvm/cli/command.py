@@ -1,4 +1,4 @@
-"""What all commands share: one JSON object or one table on stdout, one message and an exit code."""
+"""Shared by all commands: one JSON object or table on stdout, one message, an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `lepton-tvm db why` tells people which kernels have a record, and what the others lack."""
+"""How `lepton-tvm db why` shows which kernels have a record, and what differs for the others."""
 
 from __future__ import annotations
 

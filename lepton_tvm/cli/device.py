@@ -1,4 +1,4 @@
-"""`lepton-tvm device`: make this machine a device of a farm, keep its tracker, look at all."""
+"""`lepton-tvm device`: serve this machine to a farm, keep its tracker, list its devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown, to people: as it is written, and nothing that would steer or style a terminal."""
+"""Text for a terminal: shown as written, with nothing that steers or styles the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was compared before, machine by machine: no figure of one stands beside one of another."""
+"""Past comparisons, machine by machine: figures of different machines are never mixed."""
 
 from __future__ import annotations
 

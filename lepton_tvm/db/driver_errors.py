@@ -1,4 +1,4 @@
-"""What went wrong with a database, in words for people: from driver errors to one sentence."""
+"""From errors of database drivers to one sentence for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clearing what nothing refers to, and, when asked, what no code can use any more."""
+"""Deleting unused files and, on request, records of older schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Winners and cost models: what tuning came to."""
+"""Winners and cost models: the results of tuning."""
 
 from __future__ import annotations
 

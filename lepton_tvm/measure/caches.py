@@ -1,4 +1,4 @@
-"""Sizes of this machine's data caches, as Linux tells them."""
+"""Sizes of this machine's data caches, read from Linux."""
 
 from __future__ import annotations
 

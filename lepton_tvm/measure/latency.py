@@ -1,4 +1,4 @@
-"""Timing several candidates in turns, so that what disturbs one disturbs all."""
+"""Timing several candidates in turns, so that a disturbance affects all alike."""
 
 from __future__ import annotations
 

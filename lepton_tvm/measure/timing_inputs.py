@@ -1,4 +1,4 @@
-"""Inputs for timing: made where nobody gave data, and kept in files."""
+"""Inputs for timing: random where no data was given, and kept in files."""
 
 from __future__ import annotations
 

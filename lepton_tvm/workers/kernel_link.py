@@ -1,4 +1,4 @@
-"""Linking one kernel quickly: a trial's library need not be small, only soon there."""
+"""Linking one kernel quickly: a trial's library may be large, but must be ready soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding rows of another database: what is there stays, what differs is told."""
+"""Adding rows of another database: existing rows stay, differences are reported."""
 
 from __future__ import annotations
 
