@@ -16,6 +16,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.ir.bfloat16 import HELPERS
+from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.targets import Target
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ScheduleRule",
     "block_iters",
     "block_notes",
+    "kernel_notes",
     "new_schedule",
     "same_block",
 ]
@@ -104,6 +106,14 @@ def new_schedule(func: tvm.tirx.PrimFunc) -> Schedule:
 def block_notes(sch: Schedule, block: Block) -> dict[str, Any]:
     """The annotations of a block."""
     return dict(sch.get(block).annotations.items())
+
+
+def kernel_notes(sch: Schedule, block: Block) -> KernelNotes | None:
+    """What the reduction of a kernel says about it; None for any other block.
+
+    Raises CompileError, with the name of the block, where annotations do not fit together.
+    """
+    return KernelNotes.from_attrs(block_notes(sch, block), f"block {sch.get(block).name_hint!r}")
 
 
 def block_iters(sch: Schedule, block: Block) -> str:

@@ -16,11 +16,11 @@ from typing import Any
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize, Schedule
 
+from lepton_tvm.kernels.notes import WEIGHTS_BLOCK, WEIGHTS_PASS, WEIGHTS_STEP
 from lepton_tvm.schedules.base import Loop
 
 __all__ = ["insert_prefetch", "mark_prefetch"]
 
-_BLOCK, _PASS, _STEP = "lepton.weights_block", "lepton.weights_pass", "lepton.weights_step"
 # With fewer passes a block is used up sooner than the next can come.
 _FEWEST_PASSES = 3
 
@@ -35,11 +35,11 @@ def mark_prefetch(
     """
     if math.prod(int(sch.get(loop).extent) for loop in passes) < _FEWEST_PASSES:
         return
-    sch.annotate(block, _BLOCK, elements)
+    sch.annotate(block, WEIGHTS_BLOCK, elements)
     for loop in passes:
-        sch.annotate(loop, _PASS, 1)
+        sch.annotate(loop, WEIGHTS_PASS, 1)
     for loop in steps:
-        sch.annotate(loop, _STEP, 1)
+        sch.annotate(loop, WEIGHTS_STEP, 1)
 
 
 def insert_prefetch(func: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -80,7 +80,7 @@ def _rewritten(stmt: Any, func: tirx.PrimFunc, found: _Marked) -> Any:
     loop = (stmt.loop_var, int(getattr(stmt.extent, "value", 0)))
     inside = _entered(stmt, loop, func, found)
     body = _rewritten(stmt.body, func, inside)
-    if _STEP in stmt.annotations and not inside.inserted and inside.weights is not None:
+    if WEIGHTS_STEP in stmt.annotations and not inside.inserted and inside.weights is not None:
         body = tirx.SeqStmt([_prefetch(inside), body])
         inside.inserted = True
     found.inserted |= inside.inserted
@@ -95,12 +95,12 @@ def _rewritten(stmt: Any, func: tirx.PrimFunc, found: _Marked) -> Any:
 def _entered(stmt: Any, loop: tuple[Any, int], func: tirx.PrimFunc, found: _Marked) -> _Marked:
     made = _Marked(found.block, found.weights, list(found.passes), list(found.steps))
     notes = stmt.annotations
-    if _BLOCK in notes:
+    if WEIGHTS_BLOCK in notes:
         made.block = loop
-        made.weights = _weights(func, loop[1], int(notes[_BLOCK]))
-    elif _PASS in notes:
+        made.weights = _weights(func, loop[1], int(notes[WEIGHTS_BLOCK]))
+    elif WEIGHTS_PASS in notes:
         made.passes.append(loop)
-    elif _STEP in notes:
+    elif WEIGHTS_STEP in notes:
         made.steps.append(loop)
     return made
 

@@ -10,7 +10,8 @@ import tvm_ffi
 from tvm import tirx
 
 from lepton_tvm.ir.graph import bindings_of, is_constant, main_of, op_name
-from lepton_tvm.schedules.base import block_notes, new_schedule
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.schedules.base import kernel_notes, new_schedule
 
 __all__ = ["anchor_notes", "kernel_calls", "kernel_hash", "ops_of_calls"]
 
@@ -43,11 +44,10 @@ def kernel_hash(func: tirx.PrimFunc) -> str:
     return f"{tvm_ffi.structural_hash(plain) & (1 << 64) - 1:016x}"
 
 
-def anchor_notes(func: tirx.PrimFunc) -> dict[str, Any] | None:
+def anchor_notes(func: tirx.PrimFunc) -> KernelNotes | None:
     """The annotations of the block that does a kernel's main work; None where it has no such."""
     sch = new_schedule(func)
     for block in sch.get_child_blocks(sch.get_sblock("root")):
-        notes = block_notes(sch, block)
-        if "lepton.kernel" in notes:
+        if (notes := kernel_notes(sch, block)) is not None:
             return notes
     return None

@@ -15,6 +15,7 @@ from lepton_tvm.compiler.fused_kernels import anchor_notes, kernel_calls
 from lepton_tvm.ir.graph import dtype_of, is_constant, shape_of
 from lepton_tvm.ir.instructions import dot_instruction
 from lepton_tvm.ir.precisions import INT8, reading
+from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.schedules.apply import Applied
 from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.targets import Target
@@ -122,8 +123,8 @@ def _describe(
     buffers = [p for p in func.params if hasattr(p, "shape")]
     shapes = [tuple(int(d) for d in b.shape) for b in buffers]
     anchor = anchor_notes(func)
-    macs = int(anchor["lepton.macs"]) if anchor else 0
-    op = str(anchor["lepton.kernel"]) if anchor else _stem(name)
+    macs = anchor.macs if anchor else 0
+    op = anchor.kernel if anchor else _stem(name)
     precision = _precision(buffers, anchor)
     return KernelInfo(
         name, op, precision, _isa(rule, precision, target), macs,
@@ -140,9 +141,9 @@ def _isa(rule: str | None, precision: str, target: Target) -> str:
     return "bf16" if precision == "bfloat16" else "vnni"
 
 
-def _precision(buffers: Sequence[Any], anchor: dict[str, Any] | None) -> str:
+def _precision(buffers: Sequence[Any], anchor: KernelNotes | None) -> str:
     if anchor is not None:
-        return _name_of(str(anchor["lepton.operand"]).removesuffix("x4"))
+        return _name_of(anchor.operand.removesuffix("x4"))
     types = [str(b.dtype).removeprefix("T.") for b in (buffers[0], buffers[-1])]
     floats = [t in _FLOATS for t in types]
     if all(floats):

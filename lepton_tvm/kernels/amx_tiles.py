@@ -18,6 +18,8 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import copied, product
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["LANES", "TILES", "LineCopy", "TileShape", "pack_tile_weight", "tile_product"]
 
@@ -210,18 +212,10 @@ def tile_product(x: te.Tensor, w: te.Tensor, shape: TileShape, kernel: str) -> t
         weight = w[k // s.block, rh, rw, rs, tile, rc, lane, rd]
         return te.sum(product(source(i, at + rc * s.dot + rd), weight), axis=axes)
 
-    attrs = {
-        "lepton.kernel": kernel,
-        "lepton.operand": element_type(x),
-        "lepton.lanes": LANES,
-        "lepton.vectors": s.column_tiles,
-        "lepton.rows": s.row_tiles * s.tile_rows,
-        "lepton.dot": s.dot,
-        "lepton.macs": s.macs,
-        "lepton.tiles": s.to_json(),
-    }
+    block = RegisterTile(s.row_tiles * s.tile_rows, LANES, s.column_tiles)
+    notes = KernelNotes(kernel, element_type(x), s.macs, block, s.dot, amx_tiles=s.to_json())
     computed = (s.images, s.lines, s.positions, s.column_blocks * s.block)
-    acc = te.compute(computed, term, name="product", attrs=attrs)
+    acc = te.compute(computed, term, name="product", attrs=notes.to_attrs())
 
     def kept(*index: Any) -> Any:
         if s.pitch:

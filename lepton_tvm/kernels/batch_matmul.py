@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 
 from tvm import te, tirx
 
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
+
 __all__ = ["BatchMatmulShape", "Indices", "Read", "batch_matmul"]
 
 Indices: TypeAlias = Sequence[Any]
@@ -65,11 +68,11 @@ def batch_matmul(
     x: te.Tensor,
     y: te.Tensor,
     shape: BatchMatmulShape,
-    tile: dict[str, Any],
+    tile: RegisterTile,
     read_x: Read,
     read_y: Read,
 ) -> te.Tensor:
-    """The loop nest, float32; its reduction block carries `lepton.kernel` and the tile.
+    """The loop nest, float32; its reduction block carries `KernelNotes` with the tile.
 
     Stages: `pack` (each second matrix as [blocks, depth, block], filled with zeros), `product`
     (the last rows are computed again where the tile does not divide them), `store`.
@@ -93,11 +96,12 @@ def batch_matmul(
         value = read_x(x, [*batch, row, k])
         return te.sum(value * w[(*batch, n // s.block, k, n % s.block)], axis=[k])
 
+    notes = KernelNotes("batch_matmul", "float32", s.macs, tile, s.dot)
     acc = te.compute(
         (*s.batch, s.rows_padded, s.blocks * s.block),
         term,
         name="product",
-        attrs={"lepton.kernel": "batch_matmul", **tile},
+        attrs=notes.to_attrs(),
     )
 
     def stored(*index: Any) -> Any:

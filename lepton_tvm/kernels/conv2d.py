@@ -10,6 +10,8 @@ from tvm import te, tirx
 
 from lepton_tvm.ir.bfloat16 import bits, element_type, widened
 from lepton_tvm.ir.graph import Array
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = [
     "ConvShape",
@@ -142,8 +144,8 @@ def pack_conv2d_weight(weight: Array, shape: ConvShape) -> Array:
     return packed[..., 0] if shape.dot == 1 else packed
 
 
-def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -> te.Tensor:
-    """The loop nest; its reduction block carries `lepton.kernel` and the tile as annotations.
+def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: RegisterTile) -> te.Tensor:
+    """The loop nest; its reduction block carries `KernelNotes` with the tile.
 
     x: [N, H, W, C] float32, bfloat16 or uint8; w as `pack_conv2d_weight` makes it; result
     [N, OH, OW, K], float32, or int32 for uint8. Stages: `pad` (only where needed; bfloat16 as
@@ -176,8 +178,8 @@ def conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -
         return te.sum(product(value, weight, s.offset), axis=[rh, rw, rc, rd])
 
     made = (s.batch, s.out_height, s.out_width_padded, s.groups * s.group_blocks * s.block)
-    attrs = {"lepton.kernel": "conv2d", "lepton.operand": element_type(x), **tile}
-    acc = te.compute(made, term, name="conv", attrs=attrs)
+    notes = KernelNotes("conv2d", element_type(x), s.macs, tile, s.dot)
+    acc = te.compute(made, term, name="conv", attrs=notes.to_attrs())
 
     out = (s.batch, s.out_height, s.out_width, s.out_channels)
     return te.compute(out, lambda *i: acc[i], name="store")

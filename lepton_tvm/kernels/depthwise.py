@@ -12,6 +12,8 @@ from lepton_tvm.ir.bfloat16 import element_type, widened
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.depthwise_int8 import depthwise_int8, pack_depthwise_int8_weight
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["depthwise_conv2d", "pack_depthwise_weight", "reads_in_place"]
 
@@ -32,24 +34,23 @@ def pack_depthwise_weight(weight: Array, shape: ConvShape) -> Array:
     return pack_depthwise_int8_weight(weight, shape)
 
 
-def depthwise_conv2d(
-    x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]
-) -> te.Tensor:
+def depthwise_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: RegisterTile) -> te.Tensor:
     """x [N, H, W, C], w as packed above -> [N, OH, OW, C], float32, or int32 for uint8.
 
     bfloat16 activations are widened as they are read; the weights are float32 then.
 
     The integer form is `depthwise_int8`.
     """
-    return _float(x, w, shape, tile) if shape.dot == 1 else depthwise_int8(x, w, shape, tile)
+    form = _float if shape.dot == 1 else depthwise_int8
+    return form(x, w, shape, tile)
 
 
-def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
+def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: RegisterTile) -> te.Tensor:
     top, left, bottom, _ = s.padding
     rows_beyond = top > 0 or bottom > 0
     columns_beyond = left > 0 or s.width_read - left > s.width
     source = x
-    in_place = reads_in_place(s, tile["lepton.vectors"])
+    in_place = reads_in_place(s, tile.vectors)
     if not in_place and (rows_beyond or columns_beyond):
         source = _padded(x, s)
         top = left = 0
@@ -73,7 +74,8 @@ def _float(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te
             product = tirx.if_then_else(edge, product, tirx.const(0, "float32"))
         return te.sum(product, axis=[rh, rw])
 
-    notes = {"lepton.operand": element_type(x), "lepton.unrolled": int(in_place), **tile}
+    kernel, kind = "depthwise_conv2d", element_type(x)
+    notes = KernelNotes(kernel, kind, s.macs, tile, s.dot, unrolled=in_place)
     return _stored(s, term, notes)
 
 
@@ -104,9 +106,8 @@ def _widened(value: Any) -> Any:
     return widened(value) if element_type(value) == "bfloat16" else value
 
 
-def _stored(s: ConvShape, term: Any, tile: dict[str, Any]) -> te.Tensor:
+def _stored(s: ConvShape, term: Any, notes: KernelNotes) -> te.Tensor:
     extents = (s.batch, s.out_height, s.out_width, s.channels)
-    attrs = {"lepton.kernel": "depthwise_conv2d", **tile}
     computed = (s.batch, s.out_height, s.out_width_padded, s.channels)
-    acc = te.compute(computed, term, name="conv", attrs=attrs)
+    acc = te.compute(computed, term, name="conv", attrs=notes.to_attrs())
     return te.compute(extents, lambda *i: acc[i], name="store")

@@ -11,6 +11,8 @@ from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape, less
 from lepton_tvm.kernels.dot import in_words
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["depthwise_int8", "lines_per_word", "pack_depthwise_int8_weight", "shifted_words"]
 
@@ -50,7 +52,7 @@ def shifted_words(filters: Array, lines: int, stride: int, word: int) -> Array:
     return np.stack(made)
 
 
-def depthwise_int8(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int]) -> te.Tensor:
+def depthwise_int8(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: RegisterTile) -> te.Tensor:
     """x uint8 [N, H, W, C], w as packed above -> int32 [N, OH, OW, C].
 
     A product of `dot` factors needs them side by side, and a depthwise filter has only one input
@@ -89,14 +91,10 @@ def depthwise_int8(x: te.Tensor, w: te.Tensor, s: ConvShape, tile: dict[str, int
             total = value if total is None else total + value
         return te.sum(total, axis=[rh, rw])
 
-    attrs = {
-        "lepton.kernel": "depthwise_conv2d",
-        "lepton.operand": element_type(x),
-        "lepton.lines": lines,
-        **tile,
-    }
+    kernel, kind = "depthwise_conv2d", element_type(x)
+    notes = KernelNotes(kernel, kind, s.macs, tile, s.dot, lines=lines)
     computed = (s.batch, blocks * lines, s.out_width_padded, s.channels)
-    acc = te.compute(computed, term, name="conv", attrs=attrs)
+    acc = te.compute(computed, term, name="conv", attrs=notes.to_attrs())
     out = (s.batch, s.out_height, s.out_width, s.channels)
     return te.compute(out, lambda *i: acc[i], name="store")
 

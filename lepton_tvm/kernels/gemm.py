@@ -17,6 +17,7 @@ from tvm import te, tirx
 
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
+from lepton_tvm.kernels.notes import KernelNotes
 
 __all__ = [
     "SHIFT",
@@ -156,11 +157,10 @@ def gemm(
     shape: GemmShape,
     rows: Reader,
     columns: Reader,
-    notes: dict[str, Any],
     correction: te.Tensor | None = None,
     columns_padded: bool = True,
 ) -> te.Tensor:
-    """The loop nest; its reduction block carries `lepton.kernel` and `notes`.
+    """The loop nest; its reduction block carries `KernelNotes`.
 
     Stages: `rows` and `columns` (the operands as two matrices of depth-long lines, filled with
     zeros), `product` ([*batch, rows, columns]), `store`. `columns_padded`: whether the second
@@ -194,7 +194,7 @@ def gemm(
         (*s.batch, s.rows, s.columns),
         term,
         name="product",
-        attrs={"lepton.kernel": "gemm", "lepton.operand": s.operand, **notes},
+        attrs=KernelNotes("gemm", s.operand, s.macs).to_attrs(),
     )
 
     def stored(*index: Any) -> Any:

@@ -15,6 +15,8 @@ from tvm import te, tirx
 
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.kernels.conv2d import ConvShape, less
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["Image", "image_conv2d", "pack_image"]
 
@@ -82,7 +84,7 @@ def _byte_of(word: Any, byte: int) -> Any:
     return tirx.bitwise_and(moved, tirx.const(255, "int32"))
 
 
-def image_conv2d(x: te.Tensor, w: te.Tensor, image: Image, tile: dict[str, int]) -> te.Tensor:
+def image_conv2d(x: te.Tensor, w: te.Tensor, image: Image, tile: RegisterTile) -> te.Tensor:
     """x as `pack_image` makes it, w as `pack_conv2d_weight` does -> [N, OH, OW, K].
 
     The same loop nest as `conv2d`, its block annotated alike, with operand `uint8x4` for words.
@@ -107,12 +109,13 @@ def image_conv2d(x: te.Tensor, w: te.Tensor, image: Image, tile: dict[str, int])
         return te.sum(total, axis=[rh, rw, rc])
 
     operand = "uint8x4" if s.dot > 1 else element_type(x)
+    notes = KernelNotes("conv2d", operand, s.macs, tile, s.dot)
     columns = -(-s.out_channels // s.block) * s.block
     acc = te.compute(
         (s.batch, s.out_height, s.out_width_padded, columns),
         term,
         name="conv",
-        attrs={"lepton.kernel": "conv2d", "lepton.operand": operand, **tile},
+        attrs=notes.to_attrs(),
     )
     out = (s.batch, s.out_height, s.out_width, s.out_channels)
     return te.compute(out, lambda *i: acc[i], name="store")

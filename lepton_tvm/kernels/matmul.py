@@ -13,6 +13,8 @@ from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import copied, product
 from lepton_tvm.kernels.indices import unflatten
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["MatmulShape", "matmul", "pack_matmul_weight", "rows_of", "stored"]
 
@@ -77,7 +79,7 @@ def pack_matmul_weight(weight: Array, shape: MatmulShape) -> Array:
     return packed[..., 0] if shape.dot == 1 else packed
 
 
-def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int]) -> te.Tensor:
+def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: RegisterTile) -> te.Tensor:
     """x [*leading, depth] times packed w -> [*leading, columns], float32, or int32 for uint8.
 
     The reduction block `product` is two-dimensional: all leading dimensions are one row axis.
@@ -94,11 +96,12 @@ def matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int])
         value = source(m, rc * s.word + rd)
         return te.sum(product(value, w[block, rc, lane, rd], s.offset), axis=[rc, rd])
 
+    notes = KernelNotes("matmul", element_type(x), s.macs, tile, s.dot)
     acc = te.compute(
         (s.rows_padded, s.blocks * s.block),
         term,
         name="product",
-        attrs={"lepton.kernel": "matmul", "lepton.operand": element_type(x), **tile},
+        attrs=notes.to_attrs(),
     )
 
     return stored(acc, s)

@@ -16,6 +16,7 @@ from tvm import te
 
 from lepton_tvm.kernels.conv2d import ConvShape, padded_reader, product
 from lepton_tvm.kernels.mmla_matmul import MATRIX_DEPTH
+from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["PairCopy", "matrix_conv2d", "saved_instructions"]
@@ -44,7 +45,7 @@ class PairCopy:
         return cls(last_line // line_step + 1, last_pair // pair_step + 1, line_step, pair_step)
 
 
-def matrix_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, int]) -> te.Tensor:
+def matrix_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: RegisterTile) -> te.Tensor:
     """uint8 x [N, H, W, C], w as `pack_conv2d_weight` makes it -> int32 [N, OH, OW, K].
 
     `shape` is one of `matrix` form without groups whose `rows` and `block` are even. Stages: `pad`
@@ -72,11 +73,12 @@ def matrix_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: dict[str, 
         return te.sum(product(pairs[n, line, place, rc, i, rd], weight), axis=[rh, rw, rc, rd])
 
     channels = s.group_blocks * s.block
+    notes = KernelNotes("conv2d", "uint8", s.macs, tile, s.dot, mmla=True)
     acc = te.compute(
         (s.batch, s.out_height, s.out_width_padded // 2, channels // 2, 2, 2),
         term,
         name="conv",
-        attrs={"lepton.kernel": "conv2d", "lepton.operand": "uint8", "lepton.matrix": 1, **tile},
+        attrs=notes.to_attrs(),
     )
     sums = te.compute(
         (s.batch, s.out_height, s.out_width_padded, channels),

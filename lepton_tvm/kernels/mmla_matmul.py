@@ -12,6 +12,7 @@ from tvm import te
 
 from lepton_tvm.kernels.conv2d import product
 from lepton_tvm.kernels.matmul import MatmulShape, rows_of, stored
+from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["MATRIX_DEPTH", "matrix_matmul", "saves_instructions"]
@@ -20,9 +21,7 @@ __all__ = ["MATRIX_DEPTH", "matrix_matmul", "saves_instructions"]
 MATRIX_DEPTH = 8
 
 
-def matrix_matmul(
-    x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: dict[str, int]
-) -> te.Tensor:
+def matrix_matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: RegisterTile) -> te.Tensor:
     """uint8 x [*leading, depth] times packed int8 w -> int32 [*leading, columns].
 
     Stages: `pad` (only where the depth is not a multiple of 8), `pairs` (the activations, to be
@@ -40,11 +39,12 @@ def matrix_matmul(
         return te.sum(product(pairs[p * 2 + i, rc * s.word + rd], weight), axis=[rc, rd])
 
     columns = s.blocks * s.block
+    notes = KernelNotes("matmul", "uint8", s.macs, tile, s.dot, mmla=True)
     acc = te.compute(
         (s.rows_padded // 2, columns // 2, 2, 2),
         term,
         name="product",
-        attrs={"lepton.kernel": "matmul", "lepton.operand": "uint8", "lepton.matrix": 1, **tile},
+        attrs=notes.to_attrs(),
     )
     sums = te.compute(
         (s.rows_padded, columns), lambda m, k: acc[m // 2, k // 2, m % 2, k % 2], name="sums"

@@ -11,10 +11,9 @@ from typing import Any
 
 from tvm import te, tirx
 
-__all__ = ["ROW_STAGE", "layer_norm", "log_softmax", "softmax"]
+from lepton_tvm.kernels.notes import ROW_STAGE
 
-#: Annotation of the blocks that belong to a row function: `partial`, `fold` or `row`.
-ROW_STAGE = "lepton.row_stage"
+__all__ = ["layer_norm", "log_softmax", "softmax"]
 
 # Running results of one row: one register of AVX-512, or several of these for long rows, so that
 # an addition need not wait for the one before it.

@@ -9,6 +9,7 @@ from tvm import te
 
 from lepton_tvm.ir.bfloat16 import element_type
 from lepton_tvm.kernels.gemm import Window
+from lepton_tvm.kernels.notes import KernelNotes
 
 __all__ = ["WindowConv", "window_conv"]
 
@@ -35,12 +36,10 @@ class WindowConv:
         )
 
 
-def window_conv(
-    x: te.Tensor, weight: te.Tensor, shape: WindowConv, notes: dict[str, Any]
-) -> te.Tensor:
+def window_conv(x: te.Tensor, weight: te.Tensor, shape: WindowConv) -> te.Tensor:
     """x [N, H, W, C] and weights [KH, KW, C/groups, K] -> [N, OH, OW, K], float32 or int32.
 
-    The reduction block carries `lepton.kernel` and `notes`; its sums are the result's type.
+    The reduction block carries `KernelNotes`; its sums are the result's type.
     """
     s = shape
     total = "int32" if element_type(x) == "uint8" else "float32"
@@ -58,5 +57,5 @@ def window_conv(
         (*s.window.out, s.channels),
         term,
         name="product",
-        attrs={"lepton.kernel": "window_conv", "lepton.operand": operand, **notes},
+        attrs=KernelNotes("window_conv", operand, s.macs).to_attrs(),
     )

@@ -16,6 +16,8 @@ from tvm import te, tirx
 from lepton_tvm.ir.bfloat16 import bits, element_type, narrowed, widened
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape, copied, product
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 
 __all__ = ["WinogradShape", "pack_winograd_weight", "winograd_conv2d"]
 
@@ -79,7 +81,7 @@ def pack_winograd_weight(weight: Array, shape: WinogradShape) -> Array:
 
 
 def winograd_conv2d(
-    x: te.Tensor, w: te.Tensor, shape: WinogradShape, tile: dict[str, int]
+    x: te.Tensor, w: te.Tensor, shape: WinogradShape, tile: RegisterTile
 ) -> te.Tensor:
     """x [N, H, W, C] float32 or bfloat16, w as packed above -> [N, OH, OW, K] float32.
 
@@ -119,16 +121,13 @@ def winograd_conv2d(
         value = moved[a, b, p, rc * s.dot + rd]
         return te.sum(product(value, w[a, b, block, rc, lane, rd]), axis=[rc, rd])
 
+    kernel, kind = "winograd_conv2d", element_type(x)
+    notes = KernelNotes(kernel, kind, s.macs, tile, s.dot, winograd_group=shape.group)
     sums = te.compute(
         (n, n, made, s.out_channels),
         term,
         name="product",
-        attrs={
-            "lepton.kernel": "winograd_conv2d",
-            "lepton.operand": element_type(x),
-            "lepton.tiles": shape.group,
-            **tile,
-        },
+        attrs=notes.to_attrs(),
     )
     back = te.compute(
         (m, n, made, s.out_channels),

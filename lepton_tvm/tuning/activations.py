@@ -45,7 +45,7 @@ def activations(func: tirx.PrimFunc, index: int, seed: int) -> Array:
 def _words(func: tirx.PrimFunc) -> bool:
     """Whether the kernel multiplies words of four bytes."""
     found = anchor_notes(func)
-    return found is not None and str(found["lepton.operand"]).endswith("x4")
+    return found is not None and found.operand.endswith("x4")
 
 
 def _read_in_positions(func: tirx.PrimFunc, buffer: Any) -> bool:

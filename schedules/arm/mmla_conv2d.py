@@ -9,6 +9,7 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
+from lepton_tvm.kernels.notes import Form
 from lepton_tvm.schedules.arm.mmla_tile import finish_matrix_tile, split_matrix_depth
 from lepton_tvm.schedules.base import Block, Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import find_anchor, parallel_outer
@@ -35,7 +36,7 @@ class MatrixConv2d:
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""
         sch = new_schedule(func)
-        anchor = find_anchor(sch, "conv2d", form="lepton.matrix")
+        anchor = find_anchor(sch, "conv2d", Form.MMLA)
         if anchor is None or anchor.pad is None:
             return None
         (sums,) = sch.get_consumers(anchor.reduction)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
+from lepton_tvm.kernels.notes import Form
 from lepton_tvm.schedules.arm.mmla_tile import finish_matrix_tile, split_matrix_depth
 from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import (
@@ -40,7 +41,7 @@ class MatrixMatmul:
     def apply(self, func: tvm.tirx.PrimFunc, target: Target, choices: Choices) -> Schedule | None:
         """Schedule `func`, or None."""
         sch = new_schedule(func)
-        anchor = find_anchor(sch, "matmul", form="lepton.matrix")
+        anchor = find_anchor(sch, "matmul", Form.MMLA)
         if anchor is None:
             return None
         reduction, store = anchor.reduction, anchor.store

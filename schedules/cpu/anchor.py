@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, same_block
+from lepton_tvm.kernels.notes import Form, KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
+from lepton_tvm.schedules.base import Block, Choices, Loop, kernel_notes, same_block
 from lepton_tvm.targets import Level
 
 __all__ = [
-    "FORMS",
     "Anchor",
     "dot_loops",
     "find_anchor",
@@ -23,9 +24,6 @@ __all__ = [
     "unroll_between",
     "vectorize_inner",
 ]
-
-#: Annotations of reductions for tile registers and for matrix instructions.
-FORMS = ("lepton.tiles", "lepton.matrix")
 
 # Operations that one round of the loop over input channels may take.
 _MOST_COPIES = 256
@@ -46,12 +44,38 @@ class Anchor:
     reduction: Block
     store: Block
     pad: Block | None
-    lanes: int
-    vectors: int
-    rows: int
-    dot: int
-    operand: str
-    lines: int = 1
+    notes: KernelNotes
+    tile: RegisterTile
+
+    @property
+    def lanes(self) -> int:
+        """Columns in one register of sums."""
+        return self.tile.lanes
+
+    @property
+    def vectors(self) -> int:
+        """Registers of columns in a tile."""
+        return self.tile.vectors
+
+    @property
+    def rows(self) -> int:
+        """Rows (pixels) of a tile."""
+        return self.tile.rows
+
+    @property
+    def dot(self) -> int:
+        """Products that are added at once."""
+        return self.notes.dot
+
+    @property
+    def operand(self) -> str:
+        """The element type of the activations."""
+        return self.notes.operand
+
+    @property
+    def lines(self) -> int:
+        """Output lines that share a word of activations."""
+        return self.notes.lines or 1
 
     @property
     def words(self) -> int:
@@ -69,44 +93,31 @@ class Anchor:
         return {"float32": 4, "bfloat16": 2}.get(self.operand, 1)
 
 
-def find_anchor(sch: Schedule, kernel: str, form: str | None = None) -> Anchor | None:
+def find_anchor(sch: Schedule, kernel: str, form: Form = Form.VECTORS) -> Anchor | None:
     """Find the reduction annotated `kernel` and inline its epilogue into the block that stores.
 
-    `form` is one of `FORMS` where its weights are packed for another unit than vector registers;
-    with a matrix instruction the blocks that arrange its operand and its sums are left as well.
-    None when the function has no such reduction or more than one output block.
+    `form` is the unit that its weights are packed for; with MMLA the blocks that arrange its
+    operand and its sums are left as well. None when the function has no such reduction or more than
+    one output block.
     """
     root = sch.get_sblock("root")
     blocks = sch.get_child_blocks(root)
-    anchors = [
-        b
-        for b in blocks
-        if block_notes(sch, b).get("lepton.kernel") == kernel
-        and next((f for f in FORMS if f in block_notes(sch, b)), None) == form
-    ]
+    noted = [(b, kernel_notes(sch, b)) for b in blocks]
+    anchors = [(b, n) for b, n in noted if n and (n.kernel, n.form) == (kernel, form)]
     outputs = sch.get_output_blocks(root)
-    if len(anchors) != 1 or len(outputs) != 1 or len(sch.get_producers(anchors[0])) > 1:
+    if len(anchors) != 1 or len(outputs) != 1:
         return None
-    reduction, store = anchors[0], outputs[0]
+    (reduction, notes), store = anchors[0], outputs[0]
     producers = sch.get_producers(reduction)
+    if notes.tile is None or len(producers) > 1:
+        return None
     fixed = [reduction, store, *producers]
-    if form == "lepton.matrix":
+    if form is Form.MMLA:
         fixed += [*sch.get_producers(producers[0]), *sch.get_consumers(reduction)]
     for block in blocks:
         if not any(same_block(sch, block, f) for f in fixed):
             sch.compute_inline(block)
-    notes = block_notes(sch, reduction)
-    return Anchor(
-        reduction,
-        store,
-        producers[0] if producers else None,
-        lanes=int(notes["lepton.lanes"]),
-        vectors=int(notes["lepton.vectors"]),
-        rows=int(notes["lepton.rows"]),
-        dot=int(notes["lepton.dot"]),
-        operand=str(notes["lepton.operand"]),
-        lines=int(notes.get("lepton.lines", 1)),
-    )
+    return Anchor(reduction, store, producers[0] if producers else None, notes, notes.tile)
 
 
 def dot_loops(

@@ -9,7 +9,7 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Choices, block_notes, new_schedule
+from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
     finish_tile,
@@ -68,7 +68,7 @@ class DepthwiseConv2d:
             sch.unroll(loop)
         if anchor.dot == 1:
             sch.unroll(rh)
-            if block_notes(sch, anchor.reduction)["lepton.unrolled"]:
+            if anchor.notes.unrolled:
                 sch.unroll(wo)
         intrinsic = (
             lanewise_dot_intrinsic(self.unit_of, target.level, anchor.lanes, anchor.dot)

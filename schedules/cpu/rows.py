@@ -8,7 +8,7 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.kernels.rows import ROW_STAGE
+from lepton_tvm.kernels.notes import ROW_STAGE
 from lepton_tvm.schedules.base import Block, Choices, block_notes, new_schedule, same_block
 from lepton_tvm.schedules.cpu.anchor import vectorize_inner
 from lepton_tvm.targets import Target

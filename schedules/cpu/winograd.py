@@ -8,8 +8,9 @@ from typing import ClassVar
 import tvm
 from tvm.s_tir import Schedule
 
+from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.kernels.register_tile import row_candidates
-from lepton_tvm.schedules.base import Block, Choices, Loop, block_notes, new_schedule, same_block
+from lepton_tvm.schedules.base import Block, Choices, Loop, kernel_notes, new_schedule, same_block
 from lepton_tvm.schedules.cpu.anchor import vectorize_inner
 from lepton_tvm.schedules.cpu.dot_products import UnitOf, bfloat16_dot_intrinsic
 from lepton_tvm.targets import Target
@@ -35,12 +36,12 @@ class WinogradConv2d:
         sch = new_schedule(func)
         root = sch.get_sblock("root")
         blocks = sch.get_child_blocks(root)
-        found = [b for b in blocks if block_notes(sch, b).get("lepton.kernel") == "winograd_conv2d"]
+        noted = [(b, kernel_notes(sch, b)) for b in blocks]
+        found = [(b, n) for b, n in noted if n is not None and n.kernel == "winograd_conv2d"]
         outputs = sch.get_output_blocks(root)
         if len(found) != 1 or len(outputs) != 1:
             return None
-        product, store = found[0], outputs[0]
-        notes = block_notes(sch, product)
+        (product, notes), store = found[0], outputs[0]
         (moved,) = sch.get_producers(product)
         (columns,) = sch.get_producers(moved)
         (pad,) = sch.get_producers(columns)
@@ -50,8 +51,7 @@ class WinogradConv2d:
                 same_block(sch, block, b) for b in (pad, columns, moved, product, back, store)
             ):
                 sch.compute_inline(block)
-        fields = ("lanes", "vectors", "rows", "tiles", "dot")
-        tile = Tile(*(int(notes[f"lepton.{n}"]) for n in fields))
+        tile = _tile(notes)
         fits = [
             rows
             for rows in row_candidates(tile.tiles, tile.vectors, target.level)
@@ -86,6 +86,13 @@ class Tile:
     rows: int
     tiles: int
     dot: int
+
+
+def _tile(notes: KernelNotes) -> Tile:
+    made, group = notes.tile, notes.winograd_group
+    assert made is not None  # `KernelNotes` sees to it
+    assert group is not None
+    return Tile(made.lanes, made.vectors, made.rows, group, notes.dot)
 
 
 def _schedule_store(sch: Schedule, store: Block, back: Block, tile: Tile) -> tuple[Loop, Loop]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.s_tir import Schedule
 
-from lepton_tvm.schedules.base import Block, Loop, block_iters, block_notes, same_block
+from lepton_tvm.schedules.base import Block, Loop, block_iters, kernel_notes, same_block
 from lepton_tvm.targets import Target
 from lepton_tvm.targets.cuda import gpu_of
 
@@ -47,12 +47,13 @@ class Product:
 def find_product(sch: Schedule) -> tuple[Block, tuple[int, int, int], str] | None:
     """The block annotated `gemm`, its rows, columns and depth, and the type that is multiplied."""
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
-    found = [b for b in blocks if block_notes(sch, b).get("lepton.kernel") == "gemm"]
+    noted = [(b, kernel_notes(sch, b)) for b in blocks]
+    found = [(b, notes) for b, notes in noted if notes is not None and notes.kernel == "gemm"]
     if len(found) != 1:
         return None
-    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(found[0])]
-    operand = str(block_notes(sch, found[0])["lepton.operand"])
-    return found[0], (extents[-3], extents[-2], extents[-1]), operand
+    block, notes = found[0]
+    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(block)]
+    return block, (extents[-3], extents[-2], extents[-1]), notes.operand
 
 
 def fits_shared(size: int, target: Target) -> None:

@@ -10,7 +10,8 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize, Schedule
 
 from lepton_tvm.kernels.amx_tiles import TileShape
-from lepton_tvm.schedules.base import Choices, block_notes, new_schedule
+from lepton_tvm.kernels.notes import Form
+from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import Anchor, find_anchor
 from lepton_tvm.schedules.x86.amx_entry import copy_nest, in_shares, permission, with_tiles
 from lepton_tvm.schedules.x86.amx_nest import Epilogue, block_nest
@@ -28,7 +29,7 @@ _SHARES = 4
 
 @dataclass(frozen=True)
 class AmxProduct:
-    """Template for reductions that were given a tile geometry (`lepton.tiles`).
+    """Template for reductions that were given a geometry of AMX tiles.
 
     Order: share of the work (one thread: permission before, configuration and release inside), row
     blocks and column blocks, then the reduction with the sums in tile registers, which are stored
@@ -45,11 +46,10 @@ class AmxProduct:
         if not target.level.amx:
             return None
         sch = new_schedule(func)
-        form = "lepton.tiles"
-        anchor = find_anchor(sch, "conv2d", form) or find_anchor(sch, "matmul", form)
-        if anchor is None:
+        anchor = find_anchor(sch, "conv2d", Form.AMX) or find_anchor(sch, "matmul", Form.AMX)
+        if anchor is None or anchor.notes.amx_tiles is None:
             return None
-        shape = TileShape.from_json(str(block_notes(sch, anchor.reduction)["lepton.tiles"]))
+        shape = TileShape.from_json(anchor.notes.amx_tiles)
         epilogue = _epilogue(sch, anchor, shape)
         source = _source(sch, anchor)
         if epilogue is None or not any(source.same_as(p) for p in func.params):

@@ -30,12 +30,12 @@ from lepton_tvm.passes.lower.legalize.legalize import _nearbyint
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
 from lepton_tvm.targets import Target
-from tests.schedules.test_conv2d import SIZES, WINDOWS, case, notes
+from tests.schedules.test_conv2d import SIZES, WINDOWS, case
 from tests.schedules.test_image import LAYERS, _packed
 from tests.schedules.test_matmul import PRODUCTS
 from tests.support.kernels import conv2d_reference, scheduled
 
-__all__ = ["Case", "cases", "marks", "values"]
+__all__ = ["Case", "cases", "values"]
 
 _RULE = {rule.name: rule for rule in RULES}
 # batch, height, width, channels, output channels; words of 8 channels, two of which are unrolled
@@ -142,7 +142,7 @@ def _conv(
     return _made(
         target, f"conv {window} {size} {groups} {dot}",
         "arm.depthwise_conv2d" if depthwise else "arm.conv2d",
-        lambda a, b: kernel(a, b, shape, notes(shape, tile)),
+        lambda a, b: kernel(a, b, shape, tile),
         (x, pack(w, shape)), _convolved(x, w, shape), w[..., 0].size,
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def _product(
     x, w = values(depth, dot > 1, (*leading, depth), (depth, columns))
     return _made(
         target, f"matmul {leading} {depth} {columns} {dot} {last}", "arm.matmul",
-        lambda a, b: matmul(a, b, shape, marks(tile, dot)),
+        lambda a, b: matmul(a, b, shape, tile),
         (x, pack_matmul_weight(w, shape)),
         (x.astype(np.float64) - offset) @ w.astype(np.float64), depth,
         Decided({"lanes_at_once": 2} if last else {}),
@@ -178,7 +178,7 @@ def _matrix_product(
     made = matrix_kernel(w, leading, tile)
     return _made(
         target, f"matrix {leading} {depth} {columns} {last}", "arm.matrix_matmul",
-        lambda a, b: made.kernel(a, b, made.shape, marks(tile, 8)), (x, made.packed),
+        lambda a, b: made.kernel(a, b, made.shape, tile), (x, made.packed),
         x.astype(np.float64) @ w.astype(np.float64), depth, Decided(_OTHER if last else {}),
     )  # fmt: skip
 
@@ -198,19 +198,9 @@ def _matrix_conv(
     made = matrix_conv_kernel(w, shape, tile)
     return _made(
         target, f"matrix conv {window} {size} {last}", "arm.matrix_conv2d",
-        lambda a, b: made.kernel(a, b, made.shape, marks(tile, 8)), (x, made.packed),
+        lambda a, b: made.kernel(a, b, made.shape, tile), (x, made.packed),
         _convolved(x, w, shape), w[..., 0].size, Decided(_OTHER if last else {}),
     )  # fmt: skip
-
-
-def marks(tile: RegisterTile, dot: int = 1) -> dict[str, int]:
-    """The annotations of a reduction block."""
-    return {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": dot,
-    }
 
 
 def _first_layer(target: Target, layer: str, dot: int, offset: int) -> Case:
@@ -225,7 +215,7 @@ def _first_layer(target: Target, layer: str, dot: int, offset: int) -> Case:
     x, weight = values(3 if dot > 1 else 4, dot > 1, (n, h, w, c), (*kernel, c, k))
     return _made(
         target, f"image {layer} {dot}", "arm.conv2d",
-        lambda a, b: image_conv2d(a, b, image, notes(shape, tile)),
+        lambda a, b: image_conv2d(a, b, image, tile),
         (_packed(x, image), pack_conv2d_weight(weight, shape)),
         _convolved(x, weight, shape), weight[..., 0].size,
     )  # fmt: skip
@@ -240,7 +230,7 @@ def _quantized(target: Target, columns: int, zero: int, low: int, high: int) -> 
     scales = np.resize(np.array([1 / 8, 1 / 128, 1 / 4096, 3e-4, 1e5], "float32"), columns)
 
     def kernel(a: te.Tensor, b: te.Tensor, m: te.Tensor) -> te.Tensor:
-        sums = matmul(a, b, shape, marks(tile, dot))
+        sums = matmul(a, b, shape, tile)
         steps = _nearbyint(topi.cast(sums, "float32") * m)
         cut = topi.clip(steps, float(low - zero), float(high - zero))
         return topi.cast(topi.cast(cut, "int32") + zero, "uint8")
@@ -267,7 +257,7 @@ def _floats(target: Target) -> Iterator[Case]:
             _made(
                 target, f"winograd {size}", "arm.winograd_conv2d",
                 lambda a, b, moved=moved: winograd_conv2d(
-                    a, b, moved, marks(RegisterTile(4, 4, 1))
+                    a, b, moved, RegisterTile(4, 4, 1)
                 ),
                 (x, pack_winograd_weight(w, moved)), want, 72,
             ),
@@ -280,7 +270,7 @@ def _floats(target: Target) -> Iterator[Case]:
     yield _made(
         target, "batch matmul", "arm.batch_matmul",
         lambda a, b: batch_matmul(
-            a, b, product, {**marks(tile), "lepton.operand": "float32"},
+            a, b, product, tile,
             lambda t, i: t[tuple(i)], lambda t, i: t[tuple(i)],
         ),
         (x, y), x.astype(np.float64) @ y, 17,

@@ -19,7 +19,7 @@ from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.targets import parse_target
 from lepton_tvm.workers import Argument, BuildRequest, RunRequest, RunResult
 from lepton_tvm.workers.kernel_build import build_kernel
-from tests.arm.cases import marks, values
+from tests.arm.cases import values
 from tests.arm.machine import machine
 from tests.support import servers
 
@@ -37,7 +37,7 @@ def candidates(folder: Path) -> tuple[list[Path], tuple[Argument, ...]]:
     x, w = values(0, True, (ROWS, DEPTH), (DEPTH, COLUMNS))
     packed = pack_matmul_weight(w, shape)
     ins = [te.placeholder(a.shape, str(a.dtype), n) for a, n in ((x, "x"), (packed, "w"))]
-    out = matmul(ins[0], ins[1], shape, marks(tile, 4))
+    out = matmul(ins[0], ins[1], shape, tile)
     func = te.create_prim_func([*ins, out])
     module = tvm.ir.save_json(tvm.IRModule({"main": func}))
     made = [

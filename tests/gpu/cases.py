@@ -80,7 +80,7 @@ def convolution(
     if case.groups > 1:
         grouped = WindowConv(window, case.channels, case.groups)
         a, w = _place(x, "x"), _place(weight, "w")
-        out = window_conv(a, w, grouped, {"lepton.macs": grouped.macs})
+        out = window_conv(a, w, grouped)
         got, rule = run([a, w], out, [x, weight], total, target, decisions)
         return Outcome(got, want, rule)
     flat = weight.reshape(-1, case.channels)
@@ -91,7 +91,7 @@ def convolution(
     extra = [] if correction is None else [correction]
     a, w = _place(x, "x"), _place(packed, "w")
     more = [_place(c, "c") for c in extra]
-    out = gemm(made, window_reader(a, window), lambda _, n, k: w[n, k], {"lepton.macs": 1}, *more)
+    out = gemm(made, window_reader(a, window), lambda _, n, k: w[n, k], *more)
     # an epilogue that reads another tensor
     b = te.placeholder(made.out, total, name="b")
     done = te.compute(
@@ -115,7 +115,6 @@ def attention(batch: tuple[int, ...], rows: int, depth: int, columns: int) -> Ou
         shape,
         lambda i, m, k: a[(*i, m, k)],
         lambda i, n, k: b[(*i, n, k)],
-        {"lepton.macs": shape.macs},
         columns_padded=False,
     )
     want = np.transpose(x.astype(np.float64) @ np.swapaxes(y, -1, -2), (*axes,))

@@ -187,7 +187,6 @@ def test_a_batch_of_many_matrices_keeps_within_the_grid() -> None:
         shape,
         lambda batch, m, k: a[(*batch, m, k)],
         lambda batch, n, k: b[(*batch, n, k)],
-        {"lepton.macs": shape.macs},
         columns_padded=False,
     )
     module = tvm.IRModule({"main": te.create_prim_func([a, b, out])})

@@ -86,9 +86,7 @@ def source(
     shape = GemmShape((), (m,), m, n, k, operand, 16)
     a = te.placeholder((m, k), "uint8" if operand == "int8" else operand, name="a")
     w = te.placeholder((n, k), operand, name="w")
-    out = gemm(
-        shape, lambda _, row, i: a[row, i], lambda _, column, i: w[column, i], {"lepton.macs": 1}
-    )
+    out = gemm(shape, lambda _, row, i: a[row, i], lambda _, column, i: w[column, i])
     module = tvm.IRModule({"main": te.create_prim_func([a, w, out])})
     goal = parse_target(target)
     module, (applied,) = apply_schedules(module, goal, lambda _: Decided(decisions))

@@ -35,20 +35,13 @@ def answer(
 ) -> tuple[Any, Any]:
     tile = choose_tile(rows, columns, ISAS[isa])
     shape = BatchMatmulShape(batch, rows, depth, columns, tile.rows, tile.channels, axes)
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": 1,
-        "lepton.operand": "float32",
-    }
     # the second operand is stored transposed, as the keys of an attention layer are
     x, y = operands(
         np.random.default_rng(rows), False, (*batch, rows, depth), (*batch, columns, depth)
     )
     got = run_kernel(
         lambda a, b: batch_matmul(
-            a, b, shape, notes,
+            a, b, shape, tile,
             lambda t, i: t[tuple(i)],
             lambda t, i: t[(*i[:-2], i[-1], i[-2])],
         ),

@@ -25,7 +25,7 @@ from lepton_tvm.kernels.register_tile import RegisterTile, choose_channel_tile, 
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D, ELEMENTWISE, MATMUL
 from lepton_tvm.targets import ISAS, parse_target
-from tests.schedules.test_conv2d import SIZES, WINDOWS, notes
+from tests.schedules.test_conv2d import SIZES, WINDOWS
 from tests.support.kernels import conv2d_reference, needs, run_kernel
 
 ISA = "bf16"
@@ -71,7 +71,7 @@ def check_conv(shape: ConvShape, tile: RegisterTile, seed: int) -> None:
     )
     made = depthwise_conv2d if depthwise else conv2d
     got = run_kernel(
-        lambda a, b: made(a, b, shape, notes(shape, tile)),
+        lambda a, b: made(a, b, shape, tile),
         DEPTHWISE_CONV2D if depthwise else CONV2D,
         ISA, x, packed,
     )  # fmt: skip
@@ -104,12 +104,8 @@ def test_product(size: tuple[int, int, int]) -> None:
     tile = choose_tile(rows, columns, ISAS[ISA])
     shape = MatmulShape((rows,), depth, columns, 2, tile.rows, tile.channels, True)
     x, w = random(1, rows, depth), random(2, depth, columns)
-    given = {
-        "lepton.lanes": tile.lanes, "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows, "lepton.dot": 2,
-    }  # fmt: skip
     packed = pack_matmul_weight(w, shape)
-    got = run_kernel(lambda a, b: matmul(a, b, shape, given), MATMUL, ISA, x, packed)
+    got = run_kernel(lambda a, b: matmul(a, b, shape, tile), MATMUL, ISA, x, packed)
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
     check(got, x64 @ w64, abs(x64) @ abs(w64), depth)
 

@@ -14,7 +14,7 @@ from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, best_isa
-from tests.schedules.test_conv2d import case, notes
+from tests.schedules.test_conv2d import case
 from tests.support.kernels import UNITS, conv2d_reference, largest_weight, operands, run_kernel
 
 
@@ -51,12 +51,12 @@ def test_every_choice_computes_the_same(integer: bool, depthwise: bool) -> None:
     rule = DEPTHWISE_CONV2D if depthwise else CONV2D
     want = conv2d_reference(x, w, shape)
     first = Answer()
-    run_kernel(lambda a, b: made(a, b, shape, notes(shape, tile)), rule, isa, x, packed, first)
+    run_kernel(lambda a, b: made(a, b, shape, tile), rule, isa, x, packed, first)
     assert first.asked, "the template offers no choice"
     for name, (candidates, _) in first.asked.items():
         for value in candidates:
             got = run_kernel(
-                lambda a, b: made(a, b, shape, notes(shape, tile)),
+                lambda a, b: made(a, b, shape, tile),
                 rule, isa, x, packed, Answer(name, value),
             )  # fmt: skip
             np.testing.assert_allclose(got, want, rtol=0, atol=0 if integer else 1e-4)

@@ -61,15 +61,6 @@ def case(
     return dataclasses.replace(shape, rows=tile.rows, block=tile.channels), tile
 
 
-def notes(shape: ConvShape, tile: RegisterTile) -> dict[str, int]:
-    return {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": shape.dot,
-    }
-
-
 def check(shape: ConvShape, tile: RegisterTile, isa: str, depthwise: bool, seed: int) -> None:
     needs(isa)
     x, w = operands(
@@ -82,7 +73,7 @@ def check(shape: ConvShape, tile: RegisterTile, isa: str, depthwise: bool, seed:
     packed = pack_depthwise_weight(w, shape) if depthwise else pack_conv2d_weight(w, shape)
     made = depthwise_conv2d if depthwise else conv2d
     got = run_kernel(
-        lambda a, b: made(a, b, shape, notes(shape, tile)),
+        lambda a, b: made(a, b, shape, tile),
         DEPTHWISE_CONV2D if depthwise else CONV2D,
         isa,
         x,

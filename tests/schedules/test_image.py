@@ -11,11 +11,10 @@ from lepton_tvm.compiler.build_cpu import build_kernels
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape, pack_conv2d_weight
 from lepton_tvm.kernels.image import Image, image_conv2d, pack_image
-from lepton_tvm.kernels.register_tile import choose_tile
+from lepton_tvm.kernels.register_tile import RegisterTile, choose_tile
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, ELEMENTWISE
 from lepton_tvm.targets import ISAS, best_isa, parse_target
-from tests.schedules.test_conv2d import notes
 from tests.support.kernels import conv2d_reference, needs, operands, run_kernel
 
 # batch, height, width, channels, filters, kernel, strides, padding, dilation
@@ -28,7 +27,7 @@ LAYERS = {
 }
 
 
-def _layer(name: str, isa: str, integer: bool) -> tuple[Image, dict[str, int]]:
+def _layer(name: str, isa: str, integer: bool) -> tuple[Image, RegisterTile]:
     n, h, w, c, k, kernel, strides, padding, dilation = LAYERS[name]
     dot = 4 if integer else 1
     shape = ConvShape(
@@ -40,7 +39,7 @@ def _layer(name: str, isa: str, integer: bool) -> tuple[Image, dict[str, int]]:
         n, h, w, c, k, kernel, strides, padding, dilation, 1, dot, tile.rows, tile.channels,
         pad_value=shape.pad_value,
     )  # fmt: skip
-    return Image(shape), notes(shape, tile)
+    return Image(shape), tile
 
 
 def _packed(x: Array, image: Image) -> Array:

@@ -35,14 +35,8 @@ def test_product_equals_numpy(
         np.random.default_rng(depth), dot > 1, (*leading, depth), (depth, columns),
         largest_weight(isa, dot),
     )  # fmt: skip
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": dot,
-    }
     got = run_kernel(
-        lambda a, b: matmul(a, b, shape, notes), MATMUL, isa, x, pack_matmul_weight(w, shape)
+        lambda a, b: matmul(a, b, shape, tile), MATMUL, isa, x, pack_matmul_weight(w, shape)
     )
     want = x.astype(np.float64) @ w.astype(np.float64)
     if dot > 1:

@@ -7,6 +7,7 @@ import pytest
 from tvm import te
 
 from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
+from lepton_tvm.kernels.register_tile import RegisterTile
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.prefetch import insert_prefetch
 from lepton_tvm.schedules.x86 import MATMUL
@@ -14,19 +15,18 @@ from lepton_tvm.targets import best_isa, parse_target
 from tests.support.kernels import operands, run_kernel
 
 
-def _case(rows: int, depth: int) -> tuple[MatmulShape, dict[str, int]]:
+def _case(rows: int, depth: int) -> tuple[MatmulShape, RegisterTile]:
     lanes = best_isa().lanes
     shape = MatmulShape((rows,), depth, 8 * lanes, 1, 2, lanes)
-    notes = {"lepton.lanes": lanes, "lepton.vectors": 1, "lepton.rows": 2, "lepton.dot": 1}
-    return shape, notes
+    return shape, RegisterTile(2, lanes, 1)
 
 
 def _text(rows: int, depth: int, choices: Defaults) -> tuple[str, str]:
     """The scheduled product before and after."""
-    shape, notes = _case(rows, depth)
+    shape, tile = _case(rows, depth)
     x = te.placeholder((rows, depth), "float32", "x")
     w = te.placeholder((shape.blocks, depth, shape.block), "float32", "w")
-    func = te.create_prim_func([x, w, matmul(x, w, shape, notes)])
+    func = te.create_prim_func([x, w, matmul(x, w, shape, tile)])
     sch = MATMUL.apply(func, parse_target("native"), choices)
     assert sch is not None
     before = sch.mod["main"].script()
@@ -50,10 +50,10 @@ def test_other_weights_are_not(rows: int, depth: int) -> None:
 
 
 def test_the_numbers_stay() -> None:
-    shape, notes = _case(20, 600)
+    shape, tile = _case(20, 600)
     x, w = operands(np.random.default_rng(0), False, (20, 600), (600, shape.columns))
     got = run_kernel(
-        lambda a, b: matmul(a, b, shape, notes),
+        lambda a, b: matmul(a, b, shape, tile),
         MATMUL, best_isa().name, x, pack_matmul_weight(w, shape),
     )  # fmt: skip
     np.testing.assert_allclose(got, x.astype(np.float64) @ w, rtol=0, atol=1e-3)

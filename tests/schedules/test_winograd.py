@@ -10,7 +10,7 @@ import pytest
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.kernel_plan import conv_plans
-from lepton_tvm.kernels.register_tile import dividing_tile, ranked_tiles
+from lepton_tvm.kernels.register_tile import RegisterTile, dividing_tile, ranked_tiles
 from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
 from lepton_tvm.kernels.winograd_plan import WinogradPlan
 from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
@@ -30,18 +30,10 @@ SHAPES = [
 TOLERANCE = {2: 2e-6, 4: 1e-5}
 
 
-def _shape(
-    conv: ConvShape, size: int, group: int, isa: str
-) -> tuple[WinogradShape, dict[str, int]]:
+def _shape(conv: ConvShape, size: int, group: int, isa: str) -> tuple[WinogradShape, RegisterTile]:
     tile = dividing_tile(group, conv.out_channels, ISAS[isa])
     made = replace(conv, rows=tile.rows, block=tile.channels)
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": 1,
-    }
-    return WinogradShape(made, size, group), notes
+    return WinogradShape(made, size, group), tile
 
 
 def _conv(
@@ -62,11 +54,11 @@ def test_convolution_equals_numpy(
     lanes = ISAS[isa].lanes
     conv = _conv(batch, (h, w), padding, c * lanes, k * lanes)
     tiles = WinogradShape(conv, size, 1).tiles
-    shape, notes = _shape(conv, size, group or tiles, isa)
+    shape, tile = _shape(conv, size, group or tiles, isa)
     rng = np.random.default_rng(h * w)
     x, weight = operands(rng, False, (batch, h, w, c * lanes), (3, 3, c * lanes, k * lanes))
     got = run_kernel(
-        lambda a, b: winograd_conv2d(a, b, shape, notes),
+        lambda a, b: winograd_conv2d(a, b, shape, tile),
         WINOGRAD_CONV2D, isa, x, pack_winograd_weight(weight, shape),
     )  # fmt: skip
     want = conv2d_reference(x, weight, conv)
@@ -77,7 +69,7 @@ def test_every_choice_computes_the_same() -> None:
     isa = best_isa().name
     lanes = ISAS[isa].lanes
     conv = _conv(1, (12, 16), (1, 1, 1, 1), lanes, 2 * lanes)
-    shape, notes = _shape(conv, 4, 6, isa)
+    shape, tile = _shape(conv, 4, 6, isa)
     x, weight = operands(
         np.random.default_rng(1), False, (1, 12, 16, lanes), (3, 3, lanes, 2 * lanes)
     )
@@ -85,7 +77,7 @@ def test_every_choice_computes_the_same() -> None:
 
     def run(choices: Answer) -> Array:
         return run_kernel(
-            lambda a, b: winograd_conv2d(a, b, shape, notes),
+            lambda a, b: winograd_conv2d(a, b, shape, tile),
             WINOGRAD_CONV2D, isa, x, pack_winograd_weight(weight, shape), choices,
         )  # fmt: skip
 

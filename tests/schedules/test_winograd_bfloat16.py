@@ -65,17 +65,11 @@ def test_convolution_is_off_by_rounding_only(
     group = group or WinogradShape(plain, 2, 1).tiles
     tile = dividing_tile(group, plain.out_channels, ISA)
     shape = WinogradShape(replace(plain, rows=tile.rows, block=tile.channels), 2, group)
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": 2,
-    }
     rng = np.random.default_rng(h * w)
     x = rng.standard_normal((batch, h, w, plain.channels)).astype(BFLOAT16)
     weight = rng.standard_normal((3, 3, plain.channels, plain.out_channels)).astype(BFLOAT16)
     got = run_kernel(
-        lambda a, b: winograd_conv2d(a, b, shape, notes),
+        lambda a, b: winograd_conv2d(a, b, shape, tile),
         WINOGRAD_CONV2D, "bf16", x, pack_winograd_weight(weight, shape),
     )  # fmt: skip
     error = abs(got - conv2d_reference(x, weight, plain))

@@ -58,13 +58,7 @@ def product(rows: int, depth: int, columns: int) -> str:
     shape = MatmulShape((rows,), depth, columns, 1, tile.rows, tile.channels)
     packed = (shape.blocks, shape.depth_padded, shape.block)
     x, w = te.placeholder((rows, depth), name="x"), te.placeholder(packed, name="w")
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": 1,
-    }
-    return module_of([x, w], matmul(x, w, shape, notes))
+    return module_of([x, w], matmul(x, w, shape, tile))
 
 
 def request(name: str, module: str, **decisions: int) -> BuildRequest:

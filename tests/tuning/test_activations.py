@@ -9,6 +9,8 @@ import pytest
 import tvm
 from tvm import te
 
+from lepton_tvm.kernels.notes import KernelNotes
+from lepton_tvm.kernels.register_tile import RegisterTile
 from lepton_tvm.tuning.activations import activations
 
 
@@ -53,7 +55,7 @@ def test_bytes_take_all_values_and_floats_are_normal() -> None:
 def test_packed_words_hold_four_random_bytes() -> None:
     """Or the weights of the three other channels would be multiplied by zero."""
     x = te.placeholder((1000,), "int32", "x")
-    notes = {"lepton.kernel": "conv2d", "lepton.operand": "uint8x4", "lepton.macs": 1}
+    notes = KernelNotes("conv2d", "uint8x4", 1, RegisterTile(1, 16, 1), 4).to_attrs()
     func = prim_func([x], te.compute((1000,), lambda i: x[i] + 1, name="conv", attrs=notes))
     taken = activations(func, 0, 0).view(np.uint8).reshape(-1, 4)
     assert min(len(np.unique(taken[:, byte])) for byte in range(4)) > 200

@@ -69,18 +69,10 @@ def lower_batch_matmul(
         batch, axes = (1,), [axis + 1 for axis in axes]
     tile = choose_tile(rows, columns, isa)
     shape = BatchMatmulShape(batch, rows, depth, columns, tile.rows, tile.channels, tuple(axes))
-    notes = {
-        "lepton.lanes": tile.lanes,
-        "lepton.vectors": tile.vectors,
-        "lepton.rows": tile.rows,
-        "lepton.dot": shape.dot,
-        "lepton.operand": "float32",
-        "lepton.macs": shape.macs,
-    }
     x, y = (view_of(arg, lookup) for arg in call.args)
 
     def kernel(a: te.Tensor, b: te.Tensor) -> te.Tensor:
-        return batch_matmul(a, b, shape, notes, _reader(x, left), _reader(y, right))
+        return batch_matmul(a, b, shape, tile, _reader(x, left), _reader(y, right))
 
     return builder.call_te(kernel, x.source, y.source, primfunc_name_hint="batch_matmul")
 

@@ -35,7 +35,7 @@ def gpu_conv2d(
         one_each = shape.depth == 1 and channels == groups
         name = "depthwise_conv2d" if one_each else "conv2d"
         return builder.call_te(
-            lambda a, b: window_conv(a, b, shape, {"lepton.macs": shape.macs}),
+            lambda a, b: window_conv(a, b, shape),
             x,
             constant(weight),
             primfunc_name_hint=name + suffix_of(dtype_of(x)),
@@ -84,7 +84,6 @@ def gpu_batch_matmul(
             shape,
             lambda batch, m, k: read_x(a, [*batch, m, k]),
             lambda batch, n, k: read_y(b, [*batch, k, n]),
-            {"lepton.macs": shape.macs},
             columns_padded=False,
         )
 
@@ -106,8 +105,7 @@ def _emit(
     packed, correction = pack_gemm_weight(weight, shape)
 
     def kernel(a: te.Tensor, w: te.Tensor, *more: te.Tensor) -> te.Tensor:
-        notes = {"lepton.macs": shape.macs}
-        return gemm(shape, read(a), lambda _, n, k: w[n, k], notes, *more)
+        return gemm(shape, read(a), lambda _, n, k: w[n, k], *more)
 
     extra = [] if correction is None else [constant(correction)]
     return builder.call_te(

@@ -212,17 +212,10 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
                 made.prepare, made.source, primfunc_name_hint="pack_image"
             )
             x = self.builder_.emit(prepared)
-        notes = {
-            "lepton.lanes": made.tile.lanes,
-            "lepton.vectors": made.tile.vectors,
-            "lepton.rows": made.tile.rows,
-            "lepton.dot": made.shape.dot,
-            "lepton.macs": made.shape.macs,
-        }
         weights = constant(made.packed)
         self._options.plans.packed(self._op, weights)
         sums = self.builder_.call_te(
-            lambda a, b: made.kernel(a, b, made.shape, notes),
+            lambda a, b: made.kernel(a, b, made.shape, made.tile),
             x,
             weights,
             primfunc_name_hint=made.name + suffix,

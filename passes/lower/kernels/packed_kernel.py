@@ -29,7 +29,7 @@ __all__ = [
 class PackedKernel:
     """A kernel with its extents, its register tile and the weights packed for both.
 
-    `kernel` takes the operand, the weights, `shape` and the annotations of its reduction block.
+    `kernel` takes the operand, the weights, `shape` and `tile`.
     `prepare` makes what it reads from `source`; without it the kernel reads the op's own operand.
     """
 
@@ -47,8 +47,8 @@ def first_layer_kernel(
 ) -> PackedKernel:
     """A convolution that reads `source`, a channels-first image, through `pack_image`."""
 
-    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
-        return image_conv2d(a, b, image, notes)
+    def kernel(a: Any, b: Any, _: ConvShape, tile: RegisterTile) -> Any:
+        return image_conv2d(a, b, image, tile)
 
     return PackedKernel(
         "conv2d", kernel, shape, tile, packed, source, lambda a: pack_image(a, image)
@@ -59,8 +59,8 @@ def winograd_kernel(weight: Array, plan: WinogradPlan) -> PackedKernel:
     """The convolution of `plan`, with HWIO `weight` transformed."""
     packed = pack_winograd_weight(weight, plan.shape)
 
-    def kernel(a: Any, b: Any, _conv: ConvShape, notes: dict[str, int]) -> Any:
-        return winograd_conv2d(a, b, plan.shape, notes)
+    def kernel(a: Any, b: Any, _: ConvShape, tile: RegisterTile) -> Any:
+        return winograd_conv2d(a, b, plan.shape, tile)
 
     return PackedKernel("winograd_conv2d", kernel, plan.shape.conv, plan.tile, packed)
 
