@@ -1,1 +1,1 @@
-"""Tests of schedules."""
+"""Tests of kernels: what the lowering writes and the templates read."""
