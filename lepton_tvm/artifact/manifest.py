@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 from lepton_tvm.errors import ArtifactError
 
-__all__ = ["MANIFEST_VERSION", "check_manifest", "make_manifest", "versions"]
+__all__ = ["MANIFEST_VERSION", "Manifest", "check_manifest", "versions"]
 
 FORMAT = "lepton_tvm artifact"
 MANIFEST_VERSION = 1
@@ -30,60 +31,62 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def make_manifest(
-    *,
-    name: str,
-    variant: str | None = None,
-    precision: str,
-    inputs: Sequence[Mapping[str, Any]],
-    outputs: Sequence[Mapping[str, Any]],
-    target: str,
-    isa: str,
-    cpu_features: Iterable[str],
-    source_sha256: str,
-    calibration_sha256: str | None = None,
-    recipe: Sequence[Mapping[str, Any]] = (),
-    kernels: Sequence[Mapping[str, Any]] = (),
-    macs: int | None = None,
-    memory: Mapping[str, int] | None = None,
-    arch: str | None = None,
-    seeds: Mapping[str, int] | None = None,
-    gpu: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The manifest of an artifact, complete and JSON-ready.
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is to be said of an artifact; `to_json` is what is stored in it.
 
     `name` is the model's, `variant` what was made of it (`float32`, `int8`, `pruned + int8`).
     `inputs` and `outputs` are dicts with `name`, `shape`, `dtype` and, where the tensor holds
     quantized numbers, `quantization`. `cpu_features` are names as /proc/cpuinfo writes them.
     `macs` counts multiply-adds of one run; `memory` is in bytes. `gpu` (None for CPUs)
     holds `archs`, what machine code is there for, and `capability`, the oldest that can run it (80
-    for 8.0). The order of inputs is the order
-    in which the compiled `main` takes them.
+    for 8.0). The order of inputs is the order in which the compiled `main` takes them.
     """
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "version": MANIFEST_VERSION,
-        "name": name,
-        "variant": variant or precision,
-        "precision": precision,
-        "inputs": [_tensor(t) for t in inputs],
-        "outputs": [_tensor(t) for t in outputs],
-        "target": target,
-        "arch": arch or platform.machine(),
-        "isa": isa,
-        "cpu_features": sorted(set(cpu_features)),
-        "versions": versions(),
-        "recipe": [dict(s) for s in recipe],
-        "source_sha256": source_sha256,
-        "calibration_sha256": calibration_sha256,
-        "kernels": [dict(k) for k in kernels],
-        "macs": macs,
-        "memory": dict(memory) if memory is not None else None,
-        "seeds": dict(seeds or {}),
-        "gpu": dict(gpu) if gpu is not None else None,
-    }
-    check_manifest(manifest, "(new)")
-    return manifest
+
+    name: str
+    precision: str
+    inputs: Sequence[Mapping[str, Any]]
+    outputs: Sequence[Mapping[str, Any]]
+    target: str
+    isa: str
+    cpu_features: Iterable[str]
+    source_sha256: str
+    variant: str | None = None
+    arch: str | None = None
+    calibration_sha256: str | None = None
+    recipe: Sequence[Mapping[str, Any]] = ()
+    kernels: Sequence[Mapping[str, Any]] = ()
+    macs: int | None = None
+    memory: Mapping[str, int] | None = None
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    gpu: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The complete manifest; raises ArtifactError where a field cannot be used."""
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "version": MANIFEST_VERSION,
+            "name": self.name,
+            "variant": self.variant or self.precision,
+            "precision": self.precision,
+            "inputs": [_tensor(t) for t in self.inputs],
+            "outputs": [_tensor(t) for t in self.outputs],
+            "target": self.target,
+            "arch": self.arch or platform.machine(),
+            "isa": self.isa,
+            "cpu_features": sorted(set(self.cpu_features)),
+            "versions": versions(),
+            "recipe": [dict(s) for s in self.recipe],
+            "source_sha256": self.source_sha256,
+            "calibration_sha256": self.calibration_sha256,
+            "kernels": [dict(k) for k in self.kernels],
+            "macs": self.macs,
+            "memory": dict(self.memory) if self.memory is not None else None,
+            "seeds": dict(self.seeds),
+            "gpu": dict(self.gpu) if self.gpu is not None else None,
+        }
+        check_manifest(manifest, "(new)")
+        return manifest
 
 
 def check_manifest(manifest: Mapping[str, Any], path: str) -> None:

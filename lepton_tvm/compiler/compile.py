@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_tvm.artifact import make_manifest, read_manifest, save
+from lepton_tvm.artifact import Manifest, read_manifest, save
 from lepton_tvm.compiler.dump import dump_to
 from lepton_tvm.compiler.phase import Hook, watched
 from lepton_tvm.compiler.pipeline import Build, build
@@ -178,7 +178,7 @@ def _stored(
 
 
 def _manifest(model: Model, built: Build, variant: str) -> dict[str, Any]:
-    return make_manifest(
+    made = Manifest(
         name=model.name,
         variant=variant,
         precision=model.precision,
@@ -196,6 +196,7 @@ def _manifest(model: Model, built: Build, variant: str) -> dict[str, Any]:
         seeds=_seeds(model),
         gpu=_gpu(built.target),
     )
+    return made.to_json()
 
 
 def _gpu(target: Target) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "cpu_features": ["fma", "avx2"],
         "source_sha256": "0" * 64,
     }
-    return artifact.make_manifest(**{**fields, **changes})
+    return artifact.Manifest(**{**fields, **changes}).to_json()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lepton_tvm.artifact import make_manifest
+from lepton_tvm.artifact import Manifest
 from lepton_tvm.artifact.container import pack
 from lepton_tvm.db import Database, open_database
 
@@ -27,7 +27,7 @@ def make_artifact(path: Path, **changes: Any) -> Path:
         **changes,
     }
     code = b"\x7fELF" + repr(sorted(changes)).encode() * 20
-    path.write_bytes(code + pack(code, make_manifest(**fields)))
+    path.write_bytes(code + pack(code, Manifest(**fields).to_json()))
     return path
 
 

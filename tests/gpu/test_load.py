@@ -8,7 +8,7 @@ import pytest
 
 from lepton_tvm import runtime
 from lepton_tvm.artifact.container import pack
-from lepton_tvm.artifact.manifest import make_manifest
+from lepton_tvm.artifact.manifest import Manifest
 from lepton_tvm.cli.findings import examine
 from lepton_tvm.errors import LeptonError, TargetError
 from lepton_tvm.measure import this_machine
@@ -23,7 +23,7 @@ TURING = Devices((Device("Tesla T4", 75, 13000),))
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     """Whole by its hash and manifest; its code would end the process if it were loaded."""
-    manifest = make_manifest(
+    manifest = Manifest(
         name="m", precision="float32", inputs=[],
         outputs=[{"name": "y", "shape": [1], "dtype": "float32"}],
         target="cuda:sm_80+sm_90", isa="sm_80+sm_90", cpu_features=[], source_sha256="0" * 64,
@@ -31,7 +31,7 @@ def artifact(tmp_path: Path) -> Path:
     )  # fmt: skip
     code = b"\x7fELF, but nothing more"
     path = tmp_path / "gpu.so"
-    path.write_bytes(code + pack(code, manifest))
+    path.write_bytes(code + pack(code, manifest.to_json()))
     return path
 
 

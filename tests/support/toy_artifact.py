@@ -67,7 +67,7 @@ def write(
         "recipe": [{"name": "load", "options": {}, "reports": []}],
         **changes,
     }
-    return artifact.save(executable, path, artifact.make_manifest(**fields))
+    return artifact.save(executable, path, artifact.Manifest(**fields).to_json())
 
 
 def _info(tensor: Tensor) -> dict[str, Any]:
