@@ -95,7 +95,13 @@ def loop_phases(target: Target) -> tuple[Phase, ...]:
         Phase("float8-storage", tirx.transform.FP8StorageLegalize()),
         Phase("bfloat16-storage", tirx.transform.BF16StorageLegalize()),
         Phase("fused-sums", fused_sums),
-        # the host's functions, then the kernels
+        *_both_sides(),
+    )
+
+
+def _both_sides() -> tuple[Phase, ...]:
+    """What is left for code generation: the host's functions, then the kernels."""
+    return (
         Phase("host-builtins", _on(_is_host, tirx.transform.LowerTVMBuiltin())),
         Phase("host-intrinsics", _on(_is_host, tirx.transform.LowerIntrin())),
         Phase("kernel-warp-memory", _on(_is_kernel, tirx.transform.LowerWarpMemory())),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lepton_tvm.errors import CompileError
-from lepton_tvm.passes.base import PassReport
 
 if TYPE_CHECKING:
     import tvm
@@ -26,8 +25,8 @@ _HOOKS: ContextVar[tuple[Hook, ...]] = ContextVar("hooks", default=())
 class Phase:
     """One step of the compiler: its name, and what it does to a module.
 
-    `step` maps a module to a new one and leaves the old one as it is. Where it is a pass of ours,
-    it gives its report too: `(module, report)`.
+    `step` maps a module to a new one and leaves the old one as it is. A pass of ours gives its
+    report too, `(module, report)`, and `schedule` a list of what it did to each function.
     """
 
     name: str
@@ -36,10 +35,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A module some phases on, and the reports of the passes of ours among them."""
+    """A module some phases on, and what those phases reported, in order."""
 
     module: tvm.IRModule = field(repr=False)
-    reports: tuple[PassReport, ...] = ()
+    reports: tuple[Any, ...] = ()
 
 
 def run_phases(

@@ -52,26 +52,23 @@ class Options:
     """What the phases of one build depend on.
 
     `plans` decides where `lower-kernels` has a choice, `decisions` are those of tuned kernels, by
-    function. `applied` takes what `schedule` did to each function.
+    function.
     """
 
     target: Target
     winograd: bool = True
     plans: Plans = DEFAULT_PLANS
     decisions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    applied: list[Applied] = field(default_factory=list)
 
     def lower_kernels(self) -> LowerKernels:
         """The pass that packs weights and makes loop nests."""
         return LowerKernels(self.target, self.winograd, self.plans)
 
-    def schedule(self, module: tvm.IRModule) -> tvm.IRModule:
+    def schedule(self, module: tvm.IRModule) -> tuple[tvm.IRModule, list[Applied]]:
         """Every function scheduled by the first rule that fits, or as it was tuned."""
-        module, applied = apply_schedules(
+        return apply_schedules(
             module, self.target, lambda name: Decided(self.decisions.get(name, {}))
         )
-        self.applied.extend(applied)
-        return module
 
 
 def cpu_phases(options: Options) -> tuple[Phase, ...]:
@@ -205,12 +202,12 @@ def lower(
     if seen.changing(found.plans):
         fused = fuse(module, target, winograd=winograd, plans=PlansByOp(found.plans))
     decisions = found.by_function(fused.module)
-    options = Options(target, winograd, decisions=decisions)
-    phases = _FAMILIES[target.family].phases(options)
+    phases = _FAMILIES[target.family].phases(Options(target, winograd, decisions=decisions))
     with target.tvm:
         made = run_phases(phases, fused.module, after=_FUSED, through=_SCHEDULED)
-    kernels = describe_kernels(fused.module, made.module, options.applied, target, decisions)
-    return Scheduled(made.module, fused.reports, tuple(options.applied), kernels)
+    (applied,) = made.reports
+    kernels = describe_kernels(fused.module, made.module, applied, target, decisions)
+    return Scheduled(made.module, fused.reports, tuple(applied), kernels)
 
 
 def build(
