@@ -8,8 +8,11 @@ import pytest
 from hypothesis import settings
 
 from lepton_tvm.db import open_database
+from tests.support.command_line import lepton
 from tests.support.postgres import Server, lacking, running_server
 from tests.support.tiers import HOW_TO_RUN, mark_tiers
+
+__all__ = ["lepton", "postgres_server"]
 
 # a busy machine must not fail a test
 settings.register_profile("no-deadline", deadline=None)

@@ -30,10 +30,10 @@ from lepton_tvm.passes.lower.legalize.legalize import _nearbyint
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
 from lepton_tvm.targets import Target
-from tests.schedules.test_conv2d import SIZES, WINDOWS, case
-from tests.schedules.test_image import LAYERS, _packed
-from tests.schedules.test_matmul import PRODUCTS
+from tests.support.conv2d_cases import SIZES, WINDOWS, case
+from tests.support.image_cases import LAYERS, packed_image
 from tests.support.kernels import conv2d_reference, scheduled
+from tests.support.product_cases import PRODUCTS
 
 __all__ = ["Case", "cases", "values"]
 
@@ -216,7 +216,7 @@ def _first_layer(target: Target, layer: str, dot: int, offset: int) -> Case:
     return _made(
         target, f"image {layer} {dot}", "arm.conv2d",
         lambda a, b: image_conv2d(a, b, image, tile),
-        (_packed(x, image), pack_conv2d_weight(weight, shape)),
+        (packed_image(x, image), pack_conv2d_weight(weight, shape)),
         _convolved(x, weight, shape), weight[..., 0].size,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from lepton_tvm.runtime.loader import check_machine
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.targets.arm import CPUS, LEVELS, best_level
 from tests.arm.cases import Case, _conv, _matrix_conv, cases
-from tests.schedules.test_conv2d import WINDOWS, case
+from tests.support.conv2d_cases import WINDOWS, case
 from tools.arm_cost import hot_block, multiply_adds
 
 NAMES = [*LEVELS, *CPUS]

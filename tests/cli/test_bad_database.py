@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lepton_tvm.db import open_database
-from tests.cli.conftest import Ended, Lepton
 from tests.db.summary_contract import fill
+from tests.support.command_line import Ended, Lepton
 
 READING = (("list",), ("show", "big"), ("why", "big", "--target", "x86:avx2"), ("gc",))
 

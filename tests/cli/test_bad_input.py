@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from lepton_tvm.db import open_database
 from lepton_tvm.demo import model_path
 from lepton_tvm.errors import TargetError
 from lepton_tvm.targets import parse_target
-from tests.cli.conftest import Ended, Lepton
+from tests.support.command_line import Ended, Lepton
+from tests.support.one_node import save_node
 
 
 def assert_refused(ended: Ended, *parts: str) -> None:
@@ -32,21 +33,6 @@ def assert_refused(ended: Ended, *parts: str) -> None:
     assert not list(Path().glob("*.so"))
 
 
-def save(name: str, op: str = "Relu", *, dims: Any = (1, 4), weight: Any = None) -> Path:
-    """A model of one node, `x` -> `y`, with a weight where one is given."""
-    inputs, tensors = ["x"], []
-    if weight is not None:
-        tensors.append(numpy_helper.from_array(np.asarray(weight, np.float32), "w"))
-        inputs.append("w")
-    node = helper.make_node(op, inputs, ["y"], name="the_node")
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph([node], "g", [x], [y], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, name)
-    return Path(name)
-
-
 @pytest.mark.parametrize("content", [b"", b"this is no model, it is text\n", "truncated"])
 def test_no_model(content: bytes | str, lepton: Lepton) -> None:
     if content == "truncated":
@@ -57,22 +43,22 @@ def test_no_model(content: bytes | str, lepton: Lepton) -> None:
 
 
 def test_missing_model(lepton: Lepton) -> None:
-    assert_refused(lepton("compile", "none.onnx"), "none.onnx", "no such file")
+    assert_refused(lepton("compile", "none.onnx"), "none.onnx", "the file does not exist")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_no_numbers(value: float, lepton: Lepton) -> None:
-    save("nan.onnx", "Add", weight=[[1, 2, 3, value]])
+    save_node("nan.onnx", "Add", weight=[[1, 2, 3, value]])
     assert_refused(lepton("compile", "nan.onnx"), "'w'")
 
 
 def test_unknown_operator(lepton: Lepton) -> None:
-    save("op.onnx", "NoSuchOperator")
+    save_node("op.onnx", "NoSuchOperator")
     assert_refused(lepton("compile", "op.onnx"), "NoSuchOperator")
 
 
 def test_missing_shapes(lepton: Lepton) -> None:
-    save("dynamic.onnx", dims=("batch", 4))
+    save_node("dynamic.onnx", dims=("batch", 4))
     assert_refused(lepton("compile", "dynamic.onnx"), "x", "shape")
     ended = lepton("compile", "dynamic.onnx", "--shape", "other=1,4")
     assert_refused(ended, "other")
@@ -82,7 +68,7 @@ def test_missing_shapes(lepton: Lepton) -> None:
 def test_weight_file_that_is_not_beside_the_model(
     place: str, lepton: Lepton, tmp_path: Path
 ) -> None:
-    save("external.onnx", "Add", weight=[[1, 2, 3, 4]])
+    save_node("external.onnx", "Add", weight=[[1, 2, 3, 4]])
     model = onnx.load("external.onnx")
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")

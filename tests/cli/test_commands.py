@@ -22,7 +22,7 @@ from lepton_tvm.errors import InputError
 from lepton_tvm.frontend import save_model
 from lepton_tvm.passes.registry import PASSES
 from lepton_tvm.targets import cpu_flags
-from tests.cli.conftest import Lepton
+from tests.support.command_line import Lepton
 from tests.support.graphs import graph
 from tests.support.networks import model_of
 

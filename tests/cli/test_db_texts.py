@@ -19,9 +19,9 @@ from lepton_tvm.db import Database, Evaluation, TrialKey, Winner, open_database
 from lepton_tvm.db.views.find_record import find
 from lepton_tvm.db.views.overview import overview
 from lepton_tvm.db.views.why import explain
-from tests.db.conftest import make_artifact
 from tests.db.contract import measurement, trial
 from tests.db.summary_contract import ASKED, fill
+from tests.support.artifact_file import make_artifact
 
 EPYC = "AMD EPYC 7763 64-Core Processor with a name that goes on"
 LONG = "a model with a name as long as those that exporters give, [red]and a bit[/red]"

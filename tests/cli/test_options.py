@@ -10,8 +10,8 @@ import pytest
 from lepton_tvm.cli.bench import engines, names
 from lepton_tvm.cli.options import current_methods, parse_prune, parse_shapes
 from lepton_tvm.errors import InputError
-from tests.cli.conftest import Lepton
-from tests.cli.test_bad_input import save
+from tests.support.command_line import Lepton
+from tests.support.one_node import save_node
 
 
 def test_shapes() -> None:
@@ -72,7 +72,7 @@ def test_the_old_name_of_magnitude_pruning_works_with_a_warning(
 
 
 def test_compile_prunes_by_the_old_name_and_warns_once(lepton: Lepton) -> None:
-    save("relu.onnx")
+    save_node("relu.onnx")
     ended = lepton("compile", "relu.onnx", "--prune", "pruning:0.5", "--quantize", "int4")
     assert ended.code == 2
     assert ended.err.count("is an old spelling") == 1
@@ -89,7 +89,7 @@ def test_compile_looks_for_schedules_of_the_machine_that_is_named(
         return lambda _task: None
 
     monkeypatch.setattr("lepton_tvm.compiler.compile.tuned_by", tuned_by)
-    model = save("relu.onnx")
+    model = save_node("relu.onnx")
     for options in ((), ("--hardware", "0123456789abcdef")):
         assert lepton("compile", model, *options).code == 0
     assert asked == [None, "0123456789abcdef"]

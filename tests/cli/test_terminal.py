@@ -12,8 +12,8 @@ from rich.table import Table
 from lepton_tvm.cli.terminal import console
 from lepton_tvm.demo import model_path
 from lepton_tvm.frontend import load_model
-from tests.cli.conftest import Lepton
-from tests.db.conftest import make_artifact
+from tests.support.artifact_file import make_artifact
+from tests.support.command_line import Lepton
 
 NAME = "a[bold]b[/x] :smile: "
 

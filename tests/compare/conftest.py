@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lepton_tvm.db import Database, open_database
-from tests.cli.conftest import lepton
 from tests.support import toy_artifact as toy
 
-__all__ = ["add", "db", "lepton"]
+__all__ = ["add", "db"]
 
 
 @pytest.fixture

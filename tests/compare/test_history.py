@@ -14,7 +14,7 @@ from lepton_tvm.db import Database, Measurement
 from lepton_tvm.errors import InputError
 from lepton_tvm.measure import Rounds, this_machine
 from lepton_tvm.measure import loaded_artifacts as artifacts
-from tests.cli.conftest import Lepton
+from tests.support.command_line import Lepton
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
 X = np.random.default_rng(2).standard_normal((6, 8)).astype("float32")

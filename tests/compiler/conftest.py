@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support.tuned_model import model, url
 from tests.support.well_formed import every_phase_is_well_formed
-from tests.tuning.conftest import model, url
 
 __all__ = ["every_phase_is_well_formed", "model", "url"]

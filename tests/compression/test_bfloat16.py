@@ -15,10 +15,8 @@ from lepton_tvm.demo.assets import model_path
 from lepton_tvm.errors import InputError, TargetError
 from lepton_tvm.ir.graph import same_structure
 from tests import zoo
-from tests.cli.conftest import Lepton, lepton
+from tests.support.command_line import Lepton
 from tests.support.kernels import needs
-
-__all__ = ["lepton"]
 
 
 @pytest.fixture(scope="module")

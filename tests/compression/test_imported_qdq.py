@@ -24,8 +24,8 @@ from lepton_tvm.passes.quantize import qparams as qp
 from lepton_tvm.passes.quantize.annotate import annotate
 from lepton_tvm.passes.quantize.qparams import QParams
 from lepton_tvm.targets import parse_target
-from tests.passes.lower.test_lower_int8 import OUT, w, weights
 from tests.support.onnx_models import Graph, run_reference
+from tests.support.quantized_calls import OUT, w, weights
 from tests.support.quantized_graphs import Net, int_conv2d, net
 
 _STEP = 0.01  # of the output

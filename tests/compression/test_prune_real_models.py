@@ -9,7 +9,7 @@ from lepton_tvm.frontend import load_model
 from lepton_tvm.ir.cost import macs, params
 from lepton_tvm.ir.graph import bindings_of, main_of, op_name
 from lepton_tvm.model import Model
-from tests.passes.prune.test_random_graphs import check_shapes
+from tests.support.shape_checks import check_shapes
 from tests.zoo import ZOO, path
 
 

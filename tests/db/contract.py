@@ -10,8 +10,8 @@ import pytest
 
 from lepton_tvm.db import Database, Evaluation, Measurement, Trial, TrialKey
 from lepton_tvm.errors import ArtifactError
-from tests.db.conftest import make_artifact
 from tests.db.workers import KEY
+from tests.support.artifact_file import make_artifact
 
 OTHER = dataclasses.replace(KEY, workload_hash="v" * 64)
 

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from lepton_tvm.db import Database, open_database
 from tests.db import workers
-from tests.db.conftest import make_artifact
 from tests.db.workers import KEY, start
+from tests.support.artifact_file import make_artifact
 
 
 def notes(log: Path) -> list[tuple[str, bool]]:

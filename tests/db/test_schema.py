@@ -14,15 +14,7 @@ from alembic.script import ScriptDirectory
 from lepton_tvm.db import Database, TrialKey, open_database, schema
 from lepton_tvm.db.tables import Base
 from lepton_tvm.errors import DatabaseError
-
-DATA = Path(__file__).parent / "data"
-
-
-def restore(revision: str, file: Path) -> None:
-    """A file as the version with that schema wrote it."""
-    connection = sqlite3.connect(file)
-    connection.executescript((DATA / f"schema_{revision}.sql").read_text())
-    connection.close()
+from tests.support.old_databases import restore
 
 
 def test_migrations_end_in_what_the_tables_say(db: Database) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from lepton_tvm.db import Database, open_database
 from lepton_tvm.errors import ArtifactError, DatabaseError
-from tests.db.conftest import make_artifact
 from tests.db.contract import DatabaseContract
 from tests.db.process_contract import ProcessContract
 from tests.db.summary_contract import SummaryContract
 from tests.db.tuning_contract import TuningContract
+from tests.support.artifact_file import make_artifact
 
 
 class TestSqlite(DatabaseContract, TuningContract, SummaryContract, ProcessContract):

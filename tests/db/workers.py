@@ -51,7 +51,7 @@ def tune(url: str, log: Path, limit: int) -> None:
 
 def write_results(url: str, folder: Path, number: int) -> None:
     """Add trials, workloads and artifacts that other processes add too."""
-    from tests.db.conftest import make_artifact
+    from tests.support.artifact_file import make_artifact
 
     with open_database(url) as db:
         db.tuning.add_workload(KEY.workload_hash, "conv", "IR")

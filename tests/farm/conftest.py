@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import lepton
 from tests.support import device_kernels as kernels
 from tests.support import servers
-from tests.tuning.conftest import model
-from tests.workers.conftest import builder, runner
+from tests.support.local_workers import builder, runner
+from tests.support.tuned_model import model
 
 __all__ = [
-    "builder", "lepton", "libraries", "lone", "model", "other", "runner", "tracker", "work",
+    "builder", "libraries", "lone", "model", "other", "runner", "tracker", "work",
 ]  # fmt: skip
 
 

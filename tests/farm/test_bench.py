@@ -15,9 +15,9 @@ from lepton_tvm.bench.device_engines import Engines
 from lepton_tvm.errors import InputError
 from lepton_tvm.farm.session_files import SessionFiles
 from lepton_tvm.measure import Rounds
-from tests.cli.conftest import Lepton
 from tests.support import servers
 from tests.support import toy_artifact as toy
+from tests.support.command_line import Lepton
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
 

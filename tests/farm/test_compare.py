@@ -16,9 +16,9 @@ from lepton_tvm.farm import Farm
 from lepton_tvm.farm.device_artifacts import remote_artifacts
 from lepton_tvm.measure import Machine, Rounds, this_machine
 from lepton_tvm.targets.driver import Device, Devices
-from tests.cli.conftest import Lepton
 from tests.support import servers
 from tests.support import toy_artifact as toy
+from tests.support.command_line import Lepton
 
 QUICK = Rounds(least=3, most=3, budget_s=0.01, warmup_s=0)
 X = np.random.default_rng(2).standard_normal((8, 8)).astype("float32")

@@ -19,9 +19,9 @@ from lepton_tvm.farm.device_client import DeviceLost
 from lepton_tvm.farm.device_server import Server, is_loopback
 from lepton_tvm.farm.session_files import SessionFiles
 from lepton_tvm.measure import this_machine
-from tests.house.test_light_imports import modules_after
 from tests.support import device_kernels as kernels
 from tests.support import servers
+from tests.support.fresh_imports import modules_after
 
 HEAVY = ("tvm", "onnx", "onnxslim", "sqlalchemy", "torch", "typer", "rich", "xgboost")
 

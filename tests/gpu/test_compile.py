@@ -24,12 +24,10 @@ from lepton_tvm.targets import parse_target
 from lepton_tvm.targets.cuda import gpu_of
 from lepton_tvm.workers.kernel_build import build_kernel
 from lepton_tvm.workers.trial_requests import BuildRequest
-from tests.cli.conftest import Lepton, lepton
 from tests.gpu.machine_code import FFMA, HMMA, IMMA, opcodes
+from tests.support.command_line import Lepton
 from tests.support.graphs import graph, noise
 from tests.support.well_formed import WellFormed
-
-__all__ = ["lepton"]  # the fixture
 
 ARCHS = "cuda:sm_80+sm_90"
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 
+from tests.support.fresh_imports import modules_after
+
 HEAVY = ("tvm", "onnx", "torch", "onnxruntime", "scipy", "xgboost")
-
-
-def modules_after(code: str) -> set[str]:
-    """The top-level modules a fresh interpreter holds after `code`."""
-    report = "; import sys; print(*{m.split('.')[0] for m in sys.modules if sys.modules[m]})"
-    done = subprocess.run(
-        [sys.executable, "-c", code + report], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize(

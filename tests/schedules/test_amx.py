@@ -24,12 +24,12 @@ from lepton_tvm.runtime.threads import run_with_threads
 from lepton_tvm.schedules.base import Choices, Defaults
 from lepton_tvm.schedules.x86.amx import AmxProduct
 from lepton_tvm.targets import parse_target
-from tests.schedules.test_choices import Answer
-from tests.schedules.test_conv2d import SIZES, WINDOWS
-from tests.schedules.test_matmul import PRODUCTS
 from tests.support import isa_emulator as emulator
+from tests.support.answers import Answer
 from tests.support.assembly import LOAD_CONFIG, RETURN, assembled, configuration
+from tests.support.conv2d_cases import SIZES, WINDOWS
 from tests.support.kernels import conv2d_reference, needs, operands, run_kernel
+from tests.support.product_cases import PRODUCTS
 
 DOTS = pytest.mark.parametrize("dot", [4, 2], ids=["int8", "bfloat16"])
 

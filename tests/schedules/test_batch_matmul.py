@@ -11,7 +11,7 @@ from lepton_tvm.kernels.batch_matmul import BatchMatmulShape, batch_matmul
 from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.x86 import BATCH_MATMUL
 from lepton_tvm.targets import ISAS, best_isa
-from tests.schedules.test_choices import Answer
+from tests.support.answers import Answer
 from tests.support.kernels import needs, operands, run_kernel
 
 # batch, rows, depth, columns

@@ -25,7 +25,7 @@ from lepton_tvm.kernels.register_tile import RegisterTile, choose_channel_tile, 
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D, ELEMENTWISE, MATMUL
 from lepton_tvm.targets import ISAS, parse_target
-from tests.schedules.test_conv2d import SIZES, WINDOWS
+from tests.support.conv2d_cases import SIZES, WINDOWS
 from tests.support.kernels import conv2d_reference, needs, run_kernel
 
 ISA = "bf16"

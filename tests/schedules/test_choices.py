@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
-from tvm.s_tir import Schedule
 
 from lepton_tvm.kernels.conv2d import conv2d, pack_conv2d_weight
 from lepton_tvm.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
 from lepton_tvm.kernels.register_tile import choose_channel_tile, choose_tile, tile_cost
 from lepton_tvm.schedules.x86 import CONV2D, DEPTHWISE_CONV2D
 from lepton_tvm.targets import ISAS, best_isa
-from tests.schedules.test_conv2d import case
+from tests.support.answers import Answer
+from tests.support.conv2d_cases import case
 from tests.support.kernels import UNITS, conv2d_reference, largest_weight, operands, run_kernel
-
-
-@dataclass
-class Answer:
-    """Takes the given value for one choice, else the default; notes what was asked."""
-
-    name: str = ""
-    value: int = 0
-    asked: dict[str, tuple[list[int], int]] = field(default_factory=dict)
-
-    def pick(self, sch: Schedule, name: str, candidates: Sequence[int], default: int) -> int:
-        assert default in candidates, f"the default {default} of {name} is not a candidate"
-        self.asked[name] = (list(candidates), default)
-        return self.value if name == self.name else default
 
 
 @pytest.mark.parametrize("integer", [False, True], ids=["float32", "int8"])

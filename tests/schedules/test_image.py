@@ -8,23 +8,14 @@ import tvm
 from tvm import te
 
 from lepton_tvm.compiler.build_cpu import build_kernels
-from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.conv2d import ConvShape, pack_conv2d_weight
 from lepton_tvm.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.kernels.register_tile import RegisterTile, choose_tile
 from lepton_tvm.schedules.base import Defaults
 from lepton_tvm.schedules.x86 import CONV2D, ELEMENTWISE
 from lepton_tvm.targets import ISAS, best_isa, parse_target
+from tests.support.image_cases import LAYERS, packed_image
 from tests.support.kernels import conv2d_reference, needs, operands, run_kernel
-
-# batch, height, width, channels, filters, kernel, strides, padding, dilation
-LAYERS = {
-    "7x7 stride 2": (1, 23, 31, 3, 33, (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
-    "3x3 asymmetric": (2, 9, 16, 3, 8, (3, 3), (2, 2), (0, 0, 1, 1), (1, 1)),
-    "5x3 dilated": (1, 12, 17, 1, 20, (5, 3), (1, 1), (4, 2, 4, 2), (2, 2)),
-    "4 channels, no padding": (1, 5, 40, 4, 16, (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
-    "wide padding": (1, 4, 5, 2, 16, (3, 3), (1, 1), (2, 20, 0, 9), (1, 1)),
-}
 
 
 def _layer(name: str, isa: str, integer: bool) -> tuple[Image, RegisterTile]:
@@ -40,20 +31,6 @@ def _layer(name: str, isa: str, integer: bool) -> tuple[Image, RegisterTile]:
         pad_value=shape.pad_value,
     )  # fmt: skip
     return Image(shape), tile
-
-
-def _packed(x: Array, image: Image) -> Array:
-    """What `pack_image` makes of an NHWC image, by NumPy."""
-    s = image.conv
-    bytes_ = 4 if s.dot > 1 else s.channels
-    shape = (s.batch, image.lines, image.pitch, bytes_)
-    made = np.full(shape, s.pad_value, dtype=x.dtype)
-    top = s.padding[0] + 1
-    made[:, top : top + s.height, : s.width] = 0
-    made[:, top : top + s.height, : s.width, : s.channels] = x
-    if s.dot > 1:
-        return made.view("<i4").reshape(s.batch, 1, image.lines, image.pitch)
-    return np.ascontiguousarray(made.transpose(0, 3, 1, 2))
 
 
 CASES = [(isa, False) for isa in ("sse", "avx2", "vnni")] + [
@@ -73,7 +50,7 @@ def test_convolution_equals_numpy(layer: str, isa: str, integer: bool) -> None:
     )  # fmt: skip
     got = run_kernel(
         lambda a, b: image_conv2d(a, b, image, marks),
-        CONV2D, isa, _packed(x, image), pack_conv2d_weight(w, s),
+        CONV2D, isa, packed_image(x, image), pack_conv2d_weight(w, s),
     )  # fmt: skip
     want = conv2d_reference(x, w, s)
     np.testing.assert_allclose(got, want, rtol=0, atol=0 if integer else 1e-4)
@@ -94,7 +71,7 @@ def test_packing_equals_numpy(layer: str, integer: bool) -> None:
     sch = ELEMENTWISE.apply(func, target, Defaults())
     assert sch is not None
     built = build_kernels(sch.mod, target)
-    want = _packed(x, image)
+    want = packed_image(x, image)
     got = tvm.runtime.empty(want.shape, str(want.dtype))
     built["main"](tvm.runtime.tensor(planes), got)
     np.testing.assert_array_equal(got.numpy(), want)

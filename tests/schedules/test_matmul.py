@@ -10,16 +10,7 @@ from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.schedules.x86 import MATMUL
 from lepton_tvm.targets import ISAS
 from tests.support.kernels import UNITS, largest_weight, needs, operands, run_kernel
-
-# leading dimensions, depth, columns
-PRODUCTS = [
-    ((1,), 3, 10),
-    ((2, 5, 13), 5, 24),
-    ((1, 37), 64, 1000),
-    ((5, 5), 17, 1),
-    ((1, 7, 7), 32, 72),
-    ((49,), 66, 33),
-]
+from tests.support.product_cases import PRODUCTS
 
 
 @pytest.mark.parametrize(("isa", "dot"), UNITS)

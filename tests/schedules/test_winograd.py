@@ -15,17 +15,10 @@ from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, win
 from lepton_tvm.kernels.winograd_plan import WinogradPlan
 from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS, Isa, best_isa
-from tests.schedules.test_choices import Answer
+from tests.support.answers import Answer
 from tests.support.kernels import conv2d_reference, needs, operands, run_kernel
+from tests.support.winograd_cases import WINOGRAD_SHAPES
 
-# batch, height, width, padding, channels and filters in registers
-SHAPES = [
-    (1, 8, 8, (1, 1, 1, 1), 1, 1),
-    (2, 5, 9, (1, 1, 1, 1), 1, 2),
-    (1, 7, 13, (0, 0, 0, 0), 2, 3),
-    (3, 6, 3, (2, 0, 1, 2), 1, 1),
-    (1, 1, 1, (1, 1, 1, 1), 2, 1),
-]
 # Of the largest output: the error of F(4x4) is about 4 times that of the plain sum.
 TOLERANCE = {2: 2e-6, 4: 1e-5}
 
@@ -45,7 +38,7 @@ def _conv(
 @pytest.mark.parametrize("group", [1, 4, 0], ids=["single", "fours", "all"])
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("isa", ["avx2", "vnni"])
-@pytest.mark.parametrize(("batch", "h", "w", "padding", "c", "k"), SHAPES)
+@pytest.mark.parametrize(("batch", "h", "w", "padding", "c", "k"), WINOGRAD_SHAPES)
 def test_convolution_equals_numpy(
     batch: int, h: int, w: int, padding: tuple[int, int, int, int], c: int, k: int,
     isa: str, size: int, group: int,

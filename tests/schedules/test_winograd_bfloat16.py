@@ -15,8 +15,8 @@ from lepton_tvm.kernels.register_tile import dividing_tile, ranked_tiles
 from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
 from lepton_tvm.schedules.x86 import WINOGRAD_CONV2D
 from lepton_tvm.targets import ISAS
-from tests.schedules.test_winograd import SHAPES
 from tests.support.kernels import conv2d_reference, needs, run_kernel
+from tests.support.winograd_cases import WINOGRAD_SHAPES
 
 ISA = ISAS["bf16"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -56,7 +56,7 @@ def error_bound(x: Array, w: Array, s: ConvShape) -> Array:
 
 
 @pytest.mark.parametrize("group", [1, 4, 0], ids=["single", "fours", "all"])
-@pytest.mark.parametrize(("batch", "h", "w", "padding", "c", "k"), SHAPES)
+@pytest.mark.parametrize(("batch", "h", "w", "padding", "c", "k"), WINOGRAD_SHAPES)
 def test_convolution_is_off_by_rounding_only(
     batch: int, h: int, w: int, padding: tuple[int, int, int, int], c: int, k: int, group: int
 ) -> None:

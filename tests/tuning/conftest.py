@@ -11,20 +11,15 @@ from typing import Any
 
 import pytest
 
-from lepton_tvm.compression.quantize import quantize
 from lepton_tvm.db import Database, open_database
-from lepton_tvm.demo.assets import calibration, model_path
-from lepton_tvm.frontend import load_model, save_model
+from lepton_tvm.frontend import save_model
 from lepton_tvm.model import Model
 from lepton_tvm.tuning import workshop
 from tests.support.postgres import Server
 from tests.support.searches import Flatterer
+from tests.support.tuned_model import model, url
 
-
-@pytest.fixture(scope="session")
-def model() -> Model:
-    """The demo's network in int8: twelve kernels, quick to build."""
-    return quantize(load_model(model_path()), calibration())
+__all__ = ["db", "flattered", "model", "model_file", "ms", "postgres_url", "url"]
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +28,6 @@ def model_file(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "small.lepton"
     save_model(model, path)
     return path
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A database that is not there yet."""
-    return f"sqlite:///{tmp_path / 'tune.db'}"
 
 
 @pytest.fixture

@@ -21,10 +21,8 @@ from lepton_tvm.tuning.metaschedule_json import (
     import_metaschedule,
 )
 from lepton_tvm.tuning.traces import KINDS, check_trace
-from tests.cli.conftest import Lepton, lepton
+from tests.support.command_line import Lepton
 from tests.support.scale import TARGET, Scale, fill, scheduled
-
-__all__ = ["lepton"]
 
 
 def test_to_metaschedules_files_and_back(db: Database, tmp_path: Path) -> None:

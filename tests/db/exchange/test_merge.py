@@ -16,12 +16,10 @@ from lepton_tvm.db import Database, Winner, open_database
 from lepton_tvm.db.exchange.merge import merge
 from lepton_tvm.db.gc import gc
 from lepton_tvm.errors import DatabaseError, InputError, LeptonError
-from tests.cli.conftest import Lepton, lepton
 from tests.db.contract import OTHER, measurement, trial
-from tests.db.test_schema import restore
 from tests.db.workers import KEY
-
-__all__ = ["lepton"]
+from tests.support.command_line import Lepton
+from tests.support.old_databases import restore
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,51 +10,14 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
-from tvm.relax.analysis import well_formed
 
 from lepton_tvm.compiler import pipeline
 from lepton_tvm.ir import graph as g
 from lepton_tvm.passes.lower.int8.lower_int8 import LowerInt8
 from lepton_tvm.passes.quantize import qparams as qp
 from lepton_tvm.passes.quantize.qparams import QParams
+from tests.support.quantized_calls import IN, OUT, lowered, q, quantized_conv, w, weights
 from tests.support.quantized_graphs import Array, Net, int_conv2d, net, ops_of
-
-IN, OUT = QParams(0.02, 100), QParams(0.05, 30)
-
-
-def q(n: Net, x: Any, params: QParams) -> Any:
-    """A quantize/dequantize pair."""
-    scale = g.constant(np.array(params.scale, np.float32))
-    zero = g.constant(np.array(params.zero_point, np.uint8))
-    made = n.op(relax.op.quantize(x, scale, zero, axis=-1, out_dtype="uint8"))
-    return n.op(relax.op.dequantize(made, scale, zero, axis=-1, out_dtype="float32"))
-
-
-def w(n: Net, values: Array, scales: Array, axis: int) -> Any:
-    """A dequantize of int8 weights."""
-    zeros = g.constant(np.zeros(len(scales), np.int8))
-    pair = relax.op.dequantize(
-        g.constant(values), g.constant(scales), zeros, axis=axis, out_dtype="float32"
-    )
-    return n.op(pair)
-
-
-def weights(shape: Sequence[int], axis: int, seed: int = 1) -> tuple[Array, Array]:
-    rng = np.random.default_rng(seed)
-    values = rng.integers(-127, 128, shape).astype(np.int8)
-    return values, rng.uniform(0.001, 0.01, shape[axis]).astype(np.float32)
-
-
-def lowered(module: tvm.IRModule, changed: int) -> tvm.IRModule:
-    """Lower, and hold the contract of a pass: input untouched, well formed, idempotent."""
-    before = module.clone()
-    made, report = LowerInt8()(module)
-    assert report.changed == changed
-    assert report.skipped == ()
-    assert g.same_structure(module, before)
-    well_formed(made)  # raises where it is not
-    assert g.same_structure(LowerInt8()(made)[0], made)
-    return made
 
 
 def run(module: tvm.IRModule, *inputs: Array) -> Array:
@@ -163,13 +125,6 @@ def test_a_float_module_is_left_as_it_is() -> None:
     assert g.same_structure(LowerInt8()(module)[0], module)
 
 
-def _conv(n: Net, x: Any, channels: int = 4, seed: int = 1) -> Any:
-    values, scales = weights((1, 1, g.shape_of(x)[3], channels), 3, seed)
-    data = q(n, x, IN)
-    weight = w(n, values, scales, 3)
-    return n.op(relax.op.nn.conv2d(data, weight, data_layout="NHWC", kernel_layout="HWIO"))
-
-
 def agree_within_a_step(module: tvm.IRModule, changed: int, params: QParams = OUT) -> tvm.IRModule:
     """The integer form against the float arithmetic of the pairs, and against NumPy's rounding."""
     made = lowered(module, changed)
@@ -242,9 +197,9 @@ def test_concat_of_equal_scales_is_plain_and_of_others_requantizes() -> None:
 
 def test_a_residual_add_reads_integers_and_writes_integers() -> None:
     def write(n: Net, x: Any) -> Any:
-        y = _conv(n, x)
+        y = quantized_conv(n, x)
         side = q(n, y, OUT)
-        return q(n, n.relu(n.op(relax.op.add(_conv(n, side, seed=2), side))), OUT)
+        return q(n, n.relu(n.op(relax.op.add(quantized_conv(n, side, seed=2), side))), OUT)
 
     made = agree_within_a_step(net(write, (1, 3, 3, 4)), 2)
     convs = [b.value for b in g.bindings_of(g.main_of(made)) if g.short_op(b.value) == "conv2d"]
@@ -254,7 +209,7 @@ def test_a_residual_add_reads_integers_and_writes_integers() -> None:
 
 def test_other_epilogues_run_in_float_between_accumulator_and_quantize() -> None:
     def write(n: Net, x: Any) -> Any:
-        y = n.bias(_conv(n, x))
+        y = n.bias(quantized_conv(n, x))
         return q(n, n.op(relax.op.multiply(y, n.op(relax.op.sigmoid(y)))), OUT)
 
     agree_within_a_step(net(write), 1)
@@ -270,8 +225,8 @@ def test_each_reader_gets_its_own_dequantize() -> None:
 
 def test_a_value_that_is_also_an_output_is_computed_once() -> None:
     def write(n: Net, x: Any) -> Any:
-        y = n.relu(_conv(n, x))
-        return y, _conv(n, y, seed=2)
+        y = n.relu(quantized_conv(n, x))
+        return y, quantized_conv(n, y, seed=2)
 
     module = net(write)
     made = lowered(module, 2)
@@ -327,7 +282,7 @@ def test_sums_that_could_overflow_stay_in_float_and_say_so() -> None:
 
 def test_relu_after_clip_narrows_the_bounds() -> None:
     def write(n: Net, x: Any) -> Any:
-        y = n.op(relax.op.clip(_conv(n, x), -1.0, 2.0))
+        y = n.op(relax.op.clip(quantized_conv(n, x), -1.0, 2.0))
         return q(n, n.relu(y), OUT)
 
     agree_within_a_step(net(write), 1)

@@ -8,13 +8,13 @@ from tvm import relax
 
 from lepton_tvm.ir import graph as g
 from lepton_tvm.passes.lower.int8.store_uint8 import drop_outputs, return_stored, stored_outputs
-from tests.passes.lower.test_lower_int8 import IN, OUT, _conv, lowered, q
+from tests.support.quantized_calls import IN, OUT, lowered, q, quantized_conv
 from tests.support.quantized_graphs import Net, net
 
 
 def _shortcut(n: Net, x: Any) -> Any:
-    side = q(n, _conv(n, x), OUT)
-    return q(n, n.relu(n.op(relax.op.add(_conv(n, x, seed=2), side))), OUT)
+    side = q(n, quantized_conv(n, x), OUT)
+    return q(n, n.relu(n.op(relax.op.add(quantized_conv(n, x, seed=2), side))), OUT)
 
 
 def test_a_shortcut_is_returned_while_fusion_runs_and_dropped_after() -> None:
@@ -29,13 +29,13 @@ def test_a_shortcut_is_returned_while_fusion_runs_and_dropped_after() -> None:
 
 def test_a_mean_reads_uint8() -> None:
     module = lowered(
-        net(lambda n, x: n.op(relax.op.mean(q(n, n.relu(_conv(n, x)), OUT), [1, 2]))), 2
+        net(lambda n, x: n.op(relax.op.mean(q(n, n.relu(quantized_conv(n, x)), OUT), [1, 2]))), 2
     )
     assert stored_outputs(return_stored(module)) == 1
 
 
 def test_what_other_kernels_read_as_uint8_needs_no_help() -> None:
-    module = lowered(net(lambda n, x: n.relu(_conv(n, q(n, _conv(n, x), IN)))), 2)
+    module = lowered(net(lambda n, x: n.relu(quantized_conv(n, q(n, quantized_conv(n, x), IN)))), 2)
     assert return_stored(module) is module
     assert stored_outputs(module) == 0
     assert drop_outputs(module) is module

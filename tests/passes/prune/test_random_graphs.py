@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import tvm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tvm import relax
 
 from lepton_tvm.ir.cost import macs, params
-from lepton_tvm.ir.graph import Expr, bindings_of, const_array, main_of, op_name
+from lepton_tvm.ir.graph import Expr, main_of
 from lepton_tvm.passes.prune.channels.prune_channels import PruneChannels
 from tests.support.networks import Net, build, image, masked, run
+from tests.support.shape_checks import check_shapes
 
 STEPS = ("conv", "residual", "depthwise", "concat", "gate", "grouped", "pool", "bias", "nchw")
 
@@ -66,22 +65,6 @@ RECIPES = st.builds(
     st.booleans(),
     st.integers(0, 999),
 )
-
-
-def check_shapes(mod: tvm.IRModule) -> None:
-    """Every op still has the type that inference gives it, and every kernel fits its input."""
-    relax.analysis.well_formed(mod)
-    builder = relax.BlockBuilder()
-    for binding in bindings_of(main_of(mod)):
-        if not op_name(binding.value):
-            continue
-        call = binding.value
-        inferred = builder.normalize(tvm.ir.Call(call.op, call.args, call.attrs, call.ty_args))
-        assert [int(d) for d in inferred.ty.shape] == [int(d) for d in binding.var.ty.shape]
-        if op_name(call) == "relax.nn.conv2d":
-            kernel = const_array(call.args[1])
-            assert kernel is not None
-            assert kernel.shape[2] * int(call.attrs.groups) == int(call.args[0].ty.shape[3])
 
 
 @settings(max_examples=40, deadline=None)
