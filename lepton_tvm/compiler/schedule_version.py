@@ -53,8 +53,9 @@ _BUILD = {
     False: tuple(f"compiler.build_cpu.{name}" for name in _CODE_GENERATION),
     True: tuple(f"compiler.build_cuda.{name}" for name in _CODE_GENERATION),
 }
-# Tables of alternatives: what is taken of them is named above, or by a family's own rules.
-_TABLES = ("RULES", "FAMILIES", "PRECISIONS")
+# Tables of alternatives: what is taken of them is named above, by a family's own rules, or by the
+# kernels that use it, so that a row more changes no version.
+_TABLES = ("RULES", "FAMILIES", "OPS", "PRECISIONS")
 # Branches of the shared lowering that no CPU takes.
 _FOR_GPUS = ("Gpu", "gpu_batch_matmul")
 

@@ -275,4 +275,4 @@ OPS: dict[str, Op] = {op.name: op for op in _ROWS}
 
 def named(column: str, *words: str | bool) -> frozenset[str]:
     """The names of the ops that have one of `words` in `column`."""
-    return frozenset(op.name for op in _ROWS if getattr(op, column) in words)
+    return frozenset(op.name for op in OPS.values() if getattr(op, column) in words)

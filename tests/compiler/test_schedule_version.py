@@ -103,6 +103,24 @@ def test_a_new_kernel_beside_the_old_ones_does_not_count(package: Path) -> None:
     assert changed(before, package) == set()
 
 
+def test_a_new_operator_or_precision_does_not_count(package: Path) -> None:
+    before = versions(package)
+    edit(
+        package,
+        "ir/ops.py",
+        '_elementwise("relax.abs"),',
+        '_elementwise("relax.abs"),\n    _elementwise("relax.new"),',
+    )
+    edit(
+        package,
+        "ir/precisions.py",
+        "#: Name -> row.\nPRECISIONS: dict[str, Precision] = {p.name: p for p in (",
+        'HALF = Precision("half", "float16", "float16", "float32")\n'
+        "PRECISIONS: dict[str, Precision] = {p.name: p for p in (HALF, ",
+    )
+    assert changed(before, package) == set()
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [

@@ -173,7 +173,7 @@ def test_the_default_executor_is_the_pipeline() -> None:
 
 def quantized() -> Model:
     model = model_of(build(network))
-    return dataclasses.replace(model, recipe=(Step("quantize", {}),))
+    return dataclasses.replace(model, recipe=(Step("quantize", {}),), precision="int8")
 
 
 BAD: list[tuple[dict[str, object], str]] = [
