@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
-from tvm.s_tir import Schedule, TensorIntrin
+from tvm.s_tir import Schedule
 from tvm.script import tirx as T
 
+from lepton_tvm.kernels.conv2d import product
 from lepton_tvm.schedules.base import Block, Choices, Loop
 from lepton_tvm.schedules.cpu.anchor import (
     Anchor,
@@ -14,6 +16,7 @@ from lepton_tvm.schedules.cpu.anchor import (
     unroll_between,
     vectorize_inner,
 )
+from lepton_tvm.schedules.intrinsic import Intrinsic, Operand, register
 
 __all__ = ["finish_matrix_tile", "split_matrix_depth"]
 
@@ -71,36 +74,29 @@ def _usmmla(scope: str) -> str:
 
     A lies in a buffer of `scope`, its rows one behind the other.
     """
-    name = f"lepton.usmmla_{scope}"
 
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (2, 8), "uint8", offset_factor=1, scope=scope)
-        B = T.match_buffer(b, (2, 8), "int8", offset_factor=1)
-        C = T.match_buffer(c, (2, 2), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:2, 0:2], A[0:2, 0:8], B[0:2, 0:8])
-            T.writes(C[0:2, 0:2])
-            for i, j, k in T.grid(2, 2, 8):
-                with T.sblock("update"):
-                    vi, vj, vk = T.axis.remap("SSR", [i, j, k])
-                    C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "int32") * T.cast(B[vj, vk], "int32")
+    def code(A: Any, B: Any, C: Any) -> None:
+        value = T.call_llvm_pure_intrin(
+            "int32x4",
+            "llvm.aarch64.neon.usmmla",
+            C.vload([0, 0], dtype="int32x4"),
+            T.reinterpret("int8x16", A.vload([0, 0], dtype="uint8x16")),
+            B.vload([0, 0], dtype="int8x16"),
+        )
+        T.buffer_store(C, value, [0, T.ramp(0, 1, 4)])
 
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (2, 8), "uint8", offset_factor=1, scope=scope)
-        B = T.match_buffer(b, (2, 8), "int8", offset_factor=1)
-        C = T.match_buffer(c, (2, 2), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:2, 0:2], A[0:2, 0:8], B[0:2, 0:8])
-            T.writes(C[0:2, 0:2])
-            C[0, T.ramp(0, 1, 4)] = T.call_llvm_pure_intrin(
-                "int32x4",
-                "llvm.aarch64.neon.usmmla",
-                C.vload([0, 0], dtype="int32x4"),
-                T.reinterpret("int8x16", A.vload([0, 0], dtype="uint8x16")),
-                B.vload([0, 0], dtype="int8x16"),
-            )
-
-    TensorIntrin.register(name, desc, impl, override=True)
-    return name
+    return register(
+        Intrinsic(
+            name=f"lepton.usmmla_{scope}",
+            operands=(
+                Operand((2, 8), "uint8", scope),
+                Operand((2, 8), "int8"),
+                Operand((2, 2), "int32", "local"),
+            ),
+            loops={"i": 2, "j": 2, "k": 8},
+            spatial=("i", "j"),
+            reduced=("k",),
+            term=lambda A, B, i, j, k: product(A[i, k], B[j, k], 0),
+            code=code,
+        )
+    )

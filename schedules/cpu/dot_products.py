@@ -1,7 +1,7 @@
 """Dot products as tensor intrinsics, one per unit and vector width, made when asked for.
 
-What multiplies is a family's `DotUnit`; what stands around it is the same everywhere. The textual
-front end of TVM costs about 0.1 s an intrinsic, so none is made at import.
+What multiplies is a family's `DotUnit`; what stands around it is the same everywhere. None is made
+at import, for most are of other machines.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from lepton_tvm.kernels.conv2d import less, product
 from lepton_tvm.schedules.cpu.anchor import Anchor
+from lepton_tvm.schedules.intrinsic import Intrinsic, Operand, register
 from lepton_tvm.targets import Level
 
 __all__ = [
@@ -79,65 +79,40 @@ def _dot_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, operand: s
         unit.word, unit.steps, unit.operand, unit.weight, unit.total, unit.offset
     )  # fmt: skip
 
-    def updated(A: Any, B: Any, C: Any) -> Any:
+    def code(A: Any, B: Any, C: Any) -> None:
         words = [
             T.reinterpret("int32", A.vload([s * word], dtype=f"{element}x{word}"))
             for s in range(steps)
         ]
-        return unit.multiply_add(
+        value = unit.multiply_add(
             C.vload([0], dtype=f"{total}x{lanes}"),
             [T.broadcast(w, lanes) for w in words],
             [B.vload([s, 0, 0], dtype=f"{weight}x{lanes * word}") for s in range(steps)],
         )
+        T.buffer_store(C, value, [T.ramp(0, 1, lanes)])
 
-    @T.prim_func(s_tir=True)
-    def one_word(a: T.handle, b: T.handle, c: T.handle) -> None:
-        stride = T.int32()
-        A = T.match_buffer(a, (dot,), element, offset_factor=1)
-        B = T.match_buffer(b, (1, lanes, word), weight, offset_factor=1, strides=[stride, word, 1])
-        C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:dot], B[0:1, 0:lanes, 0:word])
-            T.writes(C[0:lanes])
-            for i in T.serial(0, lanes):
-                for k in T.serial(0, word):
-                    with T.sblock("update"):
-                        vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + product(A[vk], B[0, vi, vk], offset)
+    def one_word(A: Any, B: Any, i: Any, k: Any) -> Any:
+        return product(A[k], B[0, i, k], offset)
 
-    @T.prim_func(s_tir=True)
-    def several_words(a: T.handle, b: T.handle, c: T.handle) -> None:
-        stride = T.int32()
-        A = T.match_buffer(a, (dot,), element, offset_factor=1)
-        B = T.match_buffer(
-            b, (steps, lanes, word), weight, offset_factor=1, strides=[stride, word, 1]
+    def several_words(A: Any, B: Any, i: Any, s: Any, k: Any) -> Any:
+        return product(A[s * word + k], B[s, i, k], offset)
+
+    one = steps == 1
+    return register(
+        Intrinsic(
+            name=f"lepton.{unit.name}_dot_{lanes}",
+            operands=(
+                Operand((dot,), element),
+                Operand((steps, lanes, word), weight, strides=(None, word, 1)),
+                Operand((lanes,), total, "local"),
+            ),
+            loops={"i": lanes, "k": word} if one else {"s": steps, "i": lanes, "k": word},
+            spatial=("i",),
+            reduced=("k",) if one else ("s", "k"),
+            term=one_word if one else several_words,
+            code=code,
         )
-        C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:dot], B[0:steps, 0:lanes, 0:word])
-            T.writes(C[0:lanes])
-            for s in T.serial(0, steps):
-                for i in T.serial(0, lanes):
-                    for k in T.serial(0, word):
-                        with T.sblock("update"):
-                            vi, vs, vk = T.axis.remap("SRR", [i, s, k])
-                            C[vi] = C[vi] + product(A[vs * word + vk], B[vs, vi, vk], offset)
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        stride = T.int32()
-        A = T.match_buffer(a, (dot,), element, offset_factor=1)
-        B = T.match_buffer(
-            b, (steps, lanes, word), weight, offset_factor=1, strides=[stride, word, 1]
-        )
-        C = T.match_buffer(c, (lanes,), total, offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:dot], B[0:steps, 0:lanes, 0:word])
-            T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = updated(A, B, C)
-
-    desc = one_word if steps == 1 else several_words
-    return _register(f"lepton.{unit.name}_dot_{lanes}", desc, impl)
+    )
 
 
 def lanewise_dot_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int) -> str:
@@ -154,36 +129,27 @@ def _word_intrinsic(unit_of: UnitOf, isa: Level, lanes: int, dot: int, words: in
     unit = unit_of(isa, lanes, dot, "uint8")
     sums, bytes_ = f"int32x{lanes}", f"int8x{lanes * dot}"
 
-    def operand(A: Any) -> Any:
-        return A.vload([0], dtype=sums) if words == lanes else T.broadcast(A[0], lanes)
-
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (words,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:words], B[0:lanes, 0:dot])
-            T.writes(C[0:lanes])
-            for i in T.serial(0, lanes):
-                with T.sblock("update"):
-                    vi = T.axis.spatial(lanes, i)
-                    C[vi] = C[vi] + _sum_of_parts(A, B, vi, dot, words, unit.offset)
-
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (words,), "int32", offset_factor=1)
-        B = T.match_buffer(b, (lanes, dot), "int8", offset_factor=1)
-        C = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:words], B[0:lanes, 0:dot])
-            T.writes(C[0:lanes])
-            C[T.ramp(0, 1, lanes)] = unit.multiply_add(
-                C.vload([0], dtype=sums), [operand(A)], [B.vload([0, 0], dtype=bytes_)]
-            )
+    def code(A: Any, B: Any, C: Any) -> None:
+        word = A.vload([0], dtype=sums) if words == lanes else T.broadcast(A[0], lanes)
+        value = unit.multiply_add(C.vload([0], dtype=sums), [word], [B.vload([0, 0], dtype=bytes_)])
+        T.buffer_store(C, value, [T.ramp(0, 1, lanes)])
 
     kind = "lanewise" if words == lanes else "word_dot"
-    return _register(f"lepton.{unit.name}_{kind}_{lanes}", desc, impl)
+    return register(
+        Intrinsic(
+            name=f"lepton.{unit.name}_{kind}_{lanes}",
+            operands=(
+                Operand((words,), "int32"),
+                Operand((lanes, dot), "int8"),
+                Operand((lanes,), "int32", "local"),
+            ),
+            loops={"i": lanes},
+            spatial=("i",),
+            reduced=(),
+            term=lambda A, B, i: _sum_of_parts(A, B, i, dot, words, unit.offset),
+            code=code,
+        )
+    )
 
 
 def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int, words: int, offset: int) -> Any:
@@ -197,8 +163,3 @@ def _sum_of_parts(A: Any, B: Any, lane: Any, dot: int, words: int, offset: int) 
         value = value * T.cast(B[lane, part], "int32")
         total = value if total is None else total + value
     return total
-
-
-def _register(name: str, desc: Any, impl: Any) -> str:
-    TensorIntrin.register(name, desc, impl, override=True)
-    return name

@@ -12,7 +12,7 @@ import functools
 from typing import Any
 
 from tvm import sym, tirx
-from tvm.s_tir import Schedule, TensorIntrin
+from tvm.s_tir import Schedule
 from tvm.script import tirx as T
 
 from lepton_tvm.ir.tir_rewrite import mentions, substitute
@@ -20,6 +20,7 @@ from lepton_tvm.kernels.conv2d import product
 from lepton_tvm.schedules.base import Block, Choices, Loop
 from lepton_tvm.schedules.cpu.anchor import Anchor, split_depth
 from lepton_tvm.schedules.cpu.dot_products import UnitOf, dot_intrinsic
+from lepton_tvm.schedules.intrinsic import Intrinsic, Operand, register
 from lepton_tvm.targets import Level
 
 __all__ = ["multiply_tile", "split_rounds"]
@@ -155,35 +156,22 @@ def _tile_intrinsic(
         sums = C.vload([i, v * lanes], dtype=f"int32x{lanes}")
         return unit.multiply_add(sums, [word], [weights])
 
-    @T.prim_func(s_tir=True)
-    def desc(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (rows, steps, _WORD), "uint8", offset_factor=1, scope="local")
-        B = T.match_buffer(b, (steps, columns, _WORD), "int8", offset_factor=1)
-        C = T.match_buffer(c, (rows, columns), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:rows, 0:columns], A[0:rows, 0:steps, 0:4], B[0:steps, 0:columns, 0:4])
-            T.writes(C[0:rows, 0:columns])
-            for s, i, v, j, k in T.grid(steps, rows, vectors, lanes, _WORD):
-                with T.sblock("update"):
-                    vi = T.axis.spatial(rows, i)
-                    vj = T.axis.spatial(columns, v * lanes + j)
-                    vs = T.axis.reduce(steps, s)
-                    vk = T.axis.reduce(_WORD, k)
-                    C[vi, vj] = C[vi, vj] + product(A[vi, vs, vk], B[vs, vj, vk], offset)
+    def code(A: Any, B: Any, C: Any) -> None:
+        with T.unroll(steps) as s, T.unroll(rows) as i, T.unroll(vectors) as v:
+            T.buffer_store(C, updated(A, B, C, s, i, v), [i, T.ramp(v * lanes, 1, lanes)])
 
-    @T.prim_func(s_tir=True)
-    def impl(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (rows, steps, _WORD), "uint8", offset_factor=1, scope="local")
-        B = T.match_buffer(b, (steps, columns, _WORD), "int8", offset_factor=1)
-        C = T.match_buffer(c, (rows, columns), "int32", offset_factor=1, scope="local")
-        with T.sblock("root"):
-            T.reads(C[0:rows, 0:columns], A[0:rows, 0:steps, 0:4], B[0:steps, 0:columns, 0:4])
-            T.writes(C[0:rows, 0:columns])
-            for s in T.unroll(steps):
-                for i in T.unroll(rows):
-                    for v in T.unroll(vectors):
-                        C[i, T.ramp(v * lanes, 1, lanes)] = updated(A, B, C, s, i, v)
-
-    name = f"lepton.{unit.name}_lanes_{rows}x{vectors}x{lanes}x{steps}"
-    TensorIntrin.register(name, desc, impl, override=True)
-    return name
+    return register(
+        Intrinsic(
+            name=f"lepton.{unit.name}_lanes_{rows}x{vectors}x{lanes}x{steps}",
+            operands=(
+                Operand((rows, steps, _WORD), "uint8", "local"),
+                Operand((steps, columns, _WORD), "int8"),
+                Operand((rows, columns), "int32", "local"),
+            ),
+            loops={"s": steps, "i": rows, "v": vectors, "j": lanes, "k": _WORD},
+            spatial=("i", "vj"),
+            reduced=("s", "k"),
+            term=lambda A, B, i, j, s, k: product(A[i, s, k], B[s, j, k], offset),
+            code=code,
+        )
+    )
