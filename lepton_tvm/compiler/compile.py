@@ -200,7 +200,7 @@ def _manifest(model: Model, built: Build, variant: str) -> dict[str, Any]:
 
 
 def _gpu(target: Target) -> dict[str, Any] | None:
-    if target.family != "cuda":
+    if not target.on_gpu:
         return None
     gpu = gpu_of(target)
     return {"archs": list(gpu.archs), "capability": gpu.capability}

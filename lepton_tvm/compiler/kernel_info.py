@@ -112,7 +112,7 @@ def _instruction(info: KernelInfo, func: tirx.PrimFunc, target: Target) -> str |
         return None
     fused = {"fma": "fma", "asimd": "fmla"}
     plain = next((name for flag, name in fused.items() if flag in target.features), "mul+add")
-    if target.family == "cuda":
+    if target.on_gpu:
         plain = "fma"
     return dot_instruction(func) or (None if info.precision == INT8.name else plain)
 

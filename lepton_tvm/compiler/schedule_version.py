@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lepton_tvm.compiler.code_reach import Code, Definition
+from lepton_tvm.targets import FAMILIES
 
 __all__ = ["GROUPS", "group_of", "schedule_version", "schedule_versions"]
 
@@ -57,7 +58,7 @@ _BUILD = {
 # kernels that use it, so that a row more changes no version.
 _TABLES = ("RULES", "FAMILIES", "OPS", "PRECISIONS")
 # Branches of the shared lowering that no CPU takes.
-_FOR_GPUS = ("Gpu", "gpu_batch_matmul")
+_FOR_GPUS = ("gpu_batch_matmul",)
 
 
 def group_of(name: str) -> str:
@@ -78,7 +79,7 @@ def schedule_version(family: str, group: str, package: Path = _PACKAGE) -> str:
 def schedule_versions(family: str, package: Path = _PACKAGE) -> Mapping[str, str]:
     """The versions of all groups of a family, by group."""
     code = Code(package, "lepton_tvm")
-    on_gpu = family == "cuda"
+    on_gpu = FAMILIES[family].on_gpu
     stop = _TABLES if on_gpu else (*_TABLES, *_FOR_GPUS)
     shared = ["schedules.apply.apply_schedules", f"targets.{family}._config", *_BUILD[on_gpu]]
     rules = [(_groups_of(code, rule), rule) for rule in _rules(code, family)]

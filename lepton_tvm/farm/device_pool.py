@@ -218,7 +218,7 @@ def farm_target(spec: str | Target, farm: Farm, *, wait_s: float = 60.0) -> Targ
 
 def _check_gpu(target: Target, key: str, pool: DevicePool) -> None:
     """Raise TargetError where the target is for a GPU that the devices do not have."""
-    if target.family != "cuda":
+    if not target.on_gpu:
         return
     needed, gpus = gpu_of(target).capability, gpus_of(pool.facts)
     if gpus.devices and gpus.devices[0].capability >= needed:

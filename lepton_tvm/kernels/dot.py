@@ -19,7 +19,7 @@ import numpy as np
 
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.ir.precisions import BFLOAT16, FLOAT32, INT8
-from lepton_tvm.kernels.register_tile import RegisterFile
+from lepton_tvm.targets.family import Level
 
 __all__ = [
     "LARGEST_SUM",
@@ -39,17 +39,17 @@ LARGEST_SUM = 128
 WORD = INT8.per_lane
 
 
-def uses_maddubs(dot: int, isa: RegisterFile) -> bool:
+def uses_maddubs(dot: int, isa: Level) -> bool:
     """Whether a kernel with this `dot` adds unsigned by signed bytes in 16 bits."""
     return dot >= WORD and has_narrow_sums(isa)
 
 
-def has_narrow_sums(isa: RegisterFile) -> bool:
+def has_narrow_sums(isa: Level) -> bool:
     """Whether the sums of bytes of an instruction set saturate for some usual weights."""
     return not (isa.dot4 or isa.offset)
 
 
-def dot_candidates(dtype: str, depth: int, isa: RegisterFile) -> tuple[int, ...]:
+def dot_candidates(dtype: str, depth: int, isa: Level) -> tuple[int, ...]:
     """Values of `dot` for weights of `dtype`, fastest first; the last one is always exact.
 
     `depth` is the number of input channels that one output sums. Several words are added only
@@ -87,7 +87,7 @@ def in_words(weight: Array, axis: int, word: int = WORD) -> Array:
     return np.moveaxis(full.reshape(shape), axis + 1, -1)
 
 
-def is_exact(packed: Array, dot: int, isa: RegisterFile) -> bool:
+def is_exact(packed: Array, dot: int, isa: Level) -> bool:
     """Whether no activations can make a sum of a kernel with these weights saturate."""
     if isa.offset and not isa.dot4 and dot == WORD:
         pairs = packed.reshape(*packed.shape[:-1], WORD // 2, 2)

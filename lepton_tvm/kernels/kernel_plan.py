@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Protocol
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.mmla_conv2d import saved_instructions
 from lepton_tvm.kernels.mmla_matmul import saves_instructions
-from lepton_tvm.kernels.register_tile import RegisterFile, RegisterTile, matrix_tiles
+from lepton_tvm.kernels.register_tile import RegisterTile, matrix_tiles
 from lepton_tvm.kernels.winograd_plan import WinogradPlan, is_worth, winograd_plans
+from lepton_tvm.targets.family import Level
 
 __all__ = [
     "DEFAULT_PLANS",
@@ -118,7 +119,7 @@ def _wanted(candidates: Sequence[KernelPlan], decisions: Mapping[str, int] | Non
 
 
 def product_plans(
-    rows: int, depth: int, columns: int, tiles: Sequence[RegisterTile], isa: RegisterFile
+    rows: int, depth: int, columns: int, tiles: Sequence[RegisterTile], isa: Level
 ) -> list[KernelPlan]:
     """The plans of an int8 product where there is a matrix instruction, the default first."""
     plain = [KernelPlan(tile) for tile in tiles]
@@ -132,7 +133,7 @@ def product_plans(
 def conv_plans(
     shape: ConvShape,
     tiles: Sequence[RegisterTile],
-    isa: RegisterFile,
+    isa: Level,
     cores: int,
     *,
     winograd: bool,
@@ -152,9 +153,7 @@ def conv_plans(
     return [*others, *plain] if moved and is_worth(moved[0], isa) else [*plain, *others]
 
 
-def _matrix_conv_plans(
-    shape: ConvShape, plain: list[KernelPlan], isa: RegisterFile
-) -> list[KernelPlan]:
+def _matrix_conv_plans(shape: ConvShape, plain: list[KernelPlan], isa: Level) -> list[KernelPlan]:
     tiles = matrix_tiles(shape.out_width, shape.out_channels, isa, pair_loads=1)
     saved, copied = saved_instructions(shape, tiles[0])
     if saved <= 0:

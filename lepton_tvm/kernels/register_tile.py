@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+
+from lepton_tvm.targets.family import Level
 
 __all__ = [
-    "RegisterFile",
     "RegisterTile",
     "channel_tiles",
     "choose_channel_tile",
@@ -37,40 +37,6 @@ _WORTH_TRYING, _MOST_TILES = 1.6, 16
 _LOADS_AHEAD = {1: 8, 2: 12}
 # Bytes of weights that stay in the first-level cache from tile to tile.
 _FIRST_LEVEL = 32 * 1024
-
-
-class RegisterFile(Protocol):
-    """What a tile must fit: vector registers of `lanes` 32-bit lanes, and what multiplies."""
-
-    @property
-    def lanes(self) -> int:
-        """32-bit lanes of one register."""
-        ...
-
-    @property
-    def registers(self) -> int:
-        """How many registers there are."""
-        ...
-
-    @property
-    def dot4(self) -> bool:
-        """Whether one instruction multiplies four bytes and adds them to a lane."""
-        ...
-
-    @property
-    def offset(self) -> int:
-        """What is taken from uint8 activations so that they are signed: 0 or 128."""
-        ...
-
-    @property
-    def matrix(self) -> bool:
-        """Whether one instruction multiplies 2 rows by 2 columns of 8 bytes."""
-        ...
-
-    @property
-    def by_lane(self) -> bool:
-        """Whether an instruction multiplies a register by one lane of another one."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,7 +68,7 @@ class _Step:
     load_weight: float = _LOAD_WEIGHT
 
 
-def _step(dot: int, isa: RegisterFile) -> _Step:
+def _step(dot: int, isa: Level) -> _Step:
     if isa.by_lane and dot in (1, 4):
         return _lane_step(dot, isa)
     if isa.offset and dot > 1:  # smull of pairs: as in `_lane_step`
@@ -114,7 +80,7 @@ def _step(dot: int, isa: RegisterFile) -> _Step:
     return _Step(dot // 4, dot // 4 + 1, spare=2, chains=1)  # the products and a vector of ones
 
 
-def _lane_step(dot: int, isa: RegisterFile) -> _Step:
+def _lane_step(dot: int, isa: Level) -> _Step:
     """ARM: every row holds a register of four steps, of which one lane multiplies at a time.
 
     It takes a load and mostly an address for four steps, and one instruction where its values are
@@ -132,7 +98,7 @@ def _lane_step(dot: int, isa: RegisterFile) -> _Step:
     return replace(step, multiplications=4, spare=6, chains=1, halves=2)
 
 
-def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -> list[int]:
+def row_candidates(extent: int, vectors: int, isa: Level, dot: int = 1) -> list[int]:
     """The numbers of rows whose sums fit the registers, at most `extent`.
 
     Beside the sums stand `vectors` registers of weights and one for the activation, for each word
@@ -148,7 +114,7 @@ def row_candidates(extent: int, vectors: int, isa: RegisterFile, dot: int = 1) -
 def choose_tile(
     extent: int,
     channels: int,
-    isa: RegisterFile,
+    isa: Level,
     dot: int = 1,
     *,
     row_bytes: int = 1,
@@ -163,7 +129,7 @@ def choose_tile(
 def ranked_tiles(
     extent: int,
     channels: int,
-    isa: RegisterFile,
+    isa: Level,
     dot: int = 1,
     *,
     row_bytes: int = 1,
@@ -187,9 +153,7 @@ def ranked_tiles(
     return _worth_trying(costs)
 
 
-def matrix_tiles(
-    rows: int, columns: int, isa: RegisterFile, *, pair_loads: int = 2
-) -> list[RegisterTile]:
+def matrix_tiles(rows: int, columns: int, isa: Level, *, pair_loads: int = 2) -> list[RegisterTile]:
     """As `ranked_tiles`, for an instruction that multiplies pairs of rows and pairs of columns.
 
     A register holds the sums of 2 rows and 2 columns, so a tile takes as many registers as
@@ -216,7 +180,7 @@ def _worth_trying(costs: dict[RegisterTile, float]) -> list[RegisterTile]:
     return [tile for tile in ranked[:_MOST_TILES] if costs[tile] <= bound]
 
 
-def dividing_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile:
+def dividing_tile(extent: int, channels: int, isa: Level) -> RegisterTile:
     """The cheapest tile of full registers whose rows and channels divide `extent` and `channels`.
 
     `channels` must be a multiple of the lanes.
@@ -230,7 +194,7 @@ def dividing_tile(extent: int, channels: int, isa: RegisterFile) -> RegisterTile
 
 
 def choose_channel_tile(
-    extent: int, channels: int, isa: RegisterFile, *, wide: bool = True
+    extent: int, channels: int, isa: Level, *, wide: bool = True
 ) -> RegisterTile:
     """The tile of a depthwise convolution, whose channels are not padded: lanes divide them.
 
@@ -250,7 +214,7 @@ def choose_channel_tile(
 
 
 def channel_tiles(
-    extent: int, channels: int, isa: RegisterFile, *, wide: bool = True
+    extent: int, channels: int, isa: Level, *, wide: bool = True
 ) -> list[RegisterTile]:
     """`choose_channel_tile` and the others worth a trial: other runs of pixels, other widths."""
     best = choose_channel_tile(extent, channels, isa, wide=wide)
@@ -280,7 +244,7 @@ def _cost(tile: RegisterTile, extent: int, channels: int, step: _Step, far: bool
     return cycles / (tile.rows * tile.channels) * row_waste * lane_waste * tails
 
 
-def _tiles(extent: int, channels: int, isa: RegisterFile, dot: int = 1) -> Iterator[RegisterTile]:
+def _tiles(extent: int, channels: int, isa: Level, dot: int = 1) -> Iterator[RegisterTile]:
     lanes = isa.lanes
     while lanes >= 4:
         for vectors in (1, 2, 3, 4, 5, 6, 8):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.register_tile import (
-    RegisterFile,
     RegisterTile,
     dividing_tile,
     tile_cost,
 )
 from lepton_tvm.kernels.winograd import WinogradShape
+from lepton_tvm.targets.family import Level
 
 __all__ = ["WinogradPlan", "is_worth", "winograd_plans"]
 
@@ -40,12 +40,12 @@ class WinogradPlan:
     cost: float
 
 
-def is_worth(plan: WinogradPlan, isa: RegisterFile) -> bool:
+def is_worth(plan: WinogradPlan, isa: Level) -> bool:
     """Whether the plan is so much cheaper than plain sums, by estimate, that it is the default."""
     return plan.cost <= _WORTH * _plain_cost(plan.shape.conv, isa)
 
 
-def winograd_plans(conv: ConvShape, isa: RegisterFile, cores: int) -> list[WinogradPlan]:
+def winograd_plans(conv: ConvShape, isa: Level, cores: int) -> list[WinogradPlan]:
     """The plans worth a trial, cheapest first; none where the shape does not fit.
 
     Only 3x3 filters of stride 1 without groups or dilation, whose channels fill vector registers,
@@ -67,12 +67,12 @@ def winograd_plans(conv: ConvShape, isa: RegisterFile, cores: int) -> list[Winog
     return [plan for plan in ranked[:_MOST_PLANS] if plan.cost <= bound]
 
 
-def _plain_cost(conv: ConvShape, isa: RegisterFile) -> float:
+def _plain_cost(conv: ConvShape, isa: Level) -> float:
     """Vector instructions of the plain sums."""
     return conv.macs / isa.lanes / conv.dot
 
 
-def _plans(conv: ConvShape, isa: RegisterFile, cores: int) -> Iterator[WinogradPlan]:
+def _plans(conv: ConvShape, isa: Level, cores: int) -> Iterator[WinogradPlan]:
     for size in (2,) if conv.bfloat16 else _TRANSFORMS:
         tiles = WinogradShape(conv, size, 1).tiles
         for group in sorted({-(-tiles // count) for count in range(1, tiles + 1)}):
@@ -82,7 +82,7 @@ def _plans(conv: ConvShape, isa: RegisterFile, cores: int) -> Iterator[WinogradP
             yield WinogradPlan(shape, tile, _cost(shape, tile, isa, cores))
 
 
-def _cost(shape: WinogradShape, tile: RegisterTile, isa: RegisterFile, cores: int) -> float:
+def _cost(shape: WinogradShape, tile: RegisterTile, isa: Level, cores: int) -> float:
     conv = shape.conv
     c, k = conv.channels, conv.out_channels
     made = shape.groups * shape.group

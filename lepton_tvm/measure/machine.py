@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lepton_tvm.targets import cpu_flags
+from lepton_tvm.targets import FAMILIES, cpu_flags
 from lepton_tvm.targets.driver import gpus
 
 __all__ = ["Machine", "this_machine"]
@@ -54,7 +54,7 @@ class Machine:
 
     def fingerprint_for(self, family: str) -> str:
         """What times of code for a family of targets are valid for: on a GPU the GPU counts too."""
-        gpu = self.gpu_fingerprint if family == "cuda" else None
+        gpu = self.gpu_fingerprint if FAMILIES[family].on_gpu else None
         return gpu or self.fingerprint
 
     def to_json(self) -> dict[str, Any]:

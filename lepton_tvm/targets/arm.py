@@ -38,6 +38,7 @@ class ArmLevel:
     by_lane: bool = True
     bf16: bool = False
     amx: bool = False
+    on_gpu: bool = False
 
 
 _NEON = ("fp", "asimd")

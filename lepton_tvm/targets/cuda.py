@@ -50,6 +50,7 @@ class Gpu:
     by_lane: bool = False
     offset: int = 0  # kernels here shift by themselves
     amx: bool = False
+    on_gpu: bool = True
 
     @property
     def bf16(self) -> bool:
@@ -180,4 +181,5 @@ FAMILY = Family(
     runs_here=_runs_here,
     config=_config,
     host=_host,
+    on_gpu=True,
 )

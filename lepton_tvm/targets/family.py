@@ -28,6 +28,11 @@ class Level(Protocol):
         ...
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether kernels run on a GPU; then the figures of vector registers mean nothing."""
+        ...
+
+    @property
     def lanes(self) -> int:
         """32-bit lanes of a vector register."""
         ...
@@ -79,7 +84,8 @@ class Family:
     `native` names the best level that this machine has, or raises TargetError; `runs_here` says
     whether this machine can run a level. `config` makes the dict of a TVM target for a level and a
     number of cores; `host` the one of the code that calls the kernels where it is another.
-    `cross_compiler` is the C compiler that links for `arch` on other machines. `processors` are
+    `cross_compiler` is the C compiler that links for `arch` on other machines. `on_gpu` says that
+    kernels run on a GPU, which the code of `arch` launches. `processors` are
     further names behind the colon: single processors with a level's figures.
     """
 
@@ -91,6 +97,7 @@ class Family:
     config: Callable[[Level, int], dict[str, Any]]
     host: Callable[[Level, int], dict[str, Any]] | None = None
     cross_compiler: str | None = None
+    on_gpu: bool = False
     processors: Mapping[str, Level] = field(default_factory=dict)
 
     def level(self, name: str) -> Level | None:

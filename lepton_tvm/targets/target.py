@@ -44,6 +44,11 @@ class Target:
         return level
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether kernels run on a GPU."""
+        return FAMILIES[self.family].on_gpu
+
+    @property
     def features(self) -> tuple[str, ...]:
         """CPU flags (as in /proc/cpuinfo) that a machine must have to run what is built."""
         return self.level.flags

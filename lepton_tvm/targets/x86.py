@@ -38,6 +38,7 @@ class Isa:
     by_lane: bool = False
     bf16: bool = False
     amx: bool = False
+    on_gpu: bool = False
 
 
 _SSE = ("ssse3", "sse4_1", "sse4_2", "popcnt")

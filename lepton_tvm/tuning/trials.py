@@ -273,7 +273,7 @@ class Trials:
             tolerance=tolerance_of(task),
             budget_s=_BUDGET_S,
             threads=self.options.threads,
-            on_gpu=self.shop.target.family == "cuda",
+            on_gpu=self.shop.target.on_gpu,
             model_constants=self.tasks.constants,
         )
 

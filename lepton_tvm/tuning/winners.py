@@ -62,7 +62,7 @@ def choose_winners(
     judged_at = now()  # trials that others finish from here on are for the next run
     tuning.trials.refresh()
     found = promising(tuning)
-    if tuning.shop.target.family == "cuda":
+    if tuning.shop.target.on_gpu:
         best = alone(tuning, found)
     else:
         best = in_model(tuning, found, place, zero)

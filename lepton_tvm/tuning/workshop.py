@@ -115,7 +115,7 @@ def _runner(farm: Farm | None, threads: int, say: Callable[[str], None]) -> Runn
 
 def _hardware(target: Target, runner: Runner) -> str:
     """The fingerprint of the runner's machine, with its GPU where that is timed."""
-    if target.family != "cuda":
+    if not target.on_gpu:
         return runner.hardware
     machine = next(artifacts_of(runner)).machine
     return machine.fingerprint_for(target.family)

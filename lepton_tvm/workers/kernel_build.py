@@ -72,7 +72,7 @@ def _build(request: BuildRequest, path: Path) -> _Scheduled:
 def _compile(module: tvm.IRModule, goal: Target) -> tuple[Any, bytes | None]:
     """The executable, and the machine code of its kernels for a GPU."""
     try:
-        if goal.family == "cuda":
+        if goal.on_gpu:
             return build_cuda.build_kernels(module, goal)
         return build_cpu.build_kernels(module, goal), None
     except LeptonError:

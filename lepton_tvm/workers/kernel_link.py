@@ -27,7 +27,7 @@ def link_kernel(
     objcopy, as artifacts are linked, it was 15 of the 85 ms that a build took). All others, and
     what the linker does not manage, are linked as artifacts are. Raises ArtifactError.
     """
-    linker = _linker() if target.cross_compiler is None and target.family != "cuda" else None
+    linker = _linker() if target.cross_compiler is None and not target.on_gpu else None
     if linker is not None and _link_directly(linker, executable.mod, path):
         return
     export_library(executable, path, compiler, device_code)

@@ -12,7 +12,6 @@ from lepton_tvm.kernels.register_tile import choose_tile
 from lepton_tvm.passes.lower.kernels.gpu_kernels import gpu_batch_matmul
 from lepton_tvm.passes.lower.kernels.views import View, view_of
 from lepton_tvm.targets import Level
-from lepton_tvm.targets.cuda import Gpu
 
 __all__ = ["keeps_columns", "lower_batch_matmul", "why_no_batch_matmul"]
 
@@ -55,7 +54,7 @@ def lower_batch_matmul(
 
     `lookup` gives the value bound to a variable: operands are read through views of other tensors.
     """
-    if isinstance(isa, Gpu):
+    if isa.on_gpu:
         return gpu_batch_matmul(builder, call, lookup, permutation, _reader)
     left, right = (shape_of(arg) for arg in call.args)
     (rows, depth), columns = left[-2:], right[-1]

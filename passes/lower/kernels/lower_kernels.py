@@ -40,7 +40,6 @@ from lepton_tvm.passes.lower.kernels.signed_sums import correction, join_additio
 from lepton_tvm.passes.lower.kernels.vector_kernels import CpuKernels
 from lepton_tvm.passes.quantize.ops import is_depthwise
 from lepton_tvm.targets import Level, Target
-from lepton_tvm.targets.cuda import Gpu
 
 __all__ = ["LowerKernels"]
 
@@ -149,7 +148,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         return lower_batch_matmul(self.builder_, call, self.lookup_binding, self._isa, permutation)
 
     def _matmul(self, x: Expr, weight: Array, leading: tuple[int, ...]) -> Expr:
-        if isinstance(self._isa, Gpu):
+        if self._isa.on_gpu:
             return gpu_matmul(self.builder_, x, weight, leading)
         tiled = tiled_matmul(self.builder_, x, weight, leading, self._isa)
         if tiled is not None:
@@ -166,7 +165,7 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         kh, kw, _, k = (int(d) for d in weight.shape)
         if (kh, kw, groups) == (1, 1, 1) and strides == (1, 1) and not any(padding):
             return self._matmul(x, weight.reshape(c, k), (n, h, w))
-        if isinstance(self._isa, Gpu):
+        if self._isa.on_gpu:
             window = Window((n, h, w, c), (kh, kw), strides, padding, dilation, pad_value)
             return gpu_conv2d(self.builder_, x, weight, window, groups)
         depthwise = is_depthwise(call)
