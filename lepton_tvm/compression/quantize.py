@@ -35,7 +35,8 @@ __all__ = [
 
 #: Name of a method -> its scheme: its own name, the spellings of --quantize, and its older name.
 METHODS: dict[str, Scheme] = {
-    name: s for s in SCHEMES.values() if s.method for name in (s.name, *s.spellings, s.method)
+    **{s.name: s for s in SCHEMES.values() if s.method},
+    **{name: s for s in SCHEMES.values() if s.method for name in (*s.spellings, s.method)},
 }
 _DEFAULT_BITS = 8
 

@@ -42,7 +42,7 @@ def test_errors_about_files_of_any_name(name: bytes, lepton: Lepton) -> None:
     path = Path(name.decode("utf-8", "surrogateescape"))
     ended = lepton("compile", path)
     assert ended.code == 2
-    assert "no such file" in ended.err
+    assert "the file does not exist" in ended.err
     assert "\x1b" not in ended.err
 
 

@@ -36,7 +36,7 @@ def test_ctrl_c_ends_the_search_and_uses_what_was_found(words: list[str], tmp_pa
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert "ending the search: the best schedules so far are judged and used" in err
+    assert "ending the search: the best schedules so far are checked and used" in err
     told = json.loads(out)
     assert told["stopped"] == "interrupted"
     assert 0 < told["new_trials"] == told["trials"] < 100000

@@ -146,7 +146,7 @@ def test_builders_and_runners_are_opened_by_their_addresses(
     local = open_runner()
     assert isinstance(local, LocalRunner)
     local.close()
-    with pytest.raises(InputError, match="leave the number of workers out"):
+    with pytest.raises(InputError, match="leave workers= out"):
         open_builder("tcp://127.0.0.1:1", 3)
     with pytest.raises(InputError, match="not the address of a Dask scheduler"):
         open_builder("nowhere")

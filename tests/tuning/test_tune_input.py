@@ -49,7 +49,9 @@ def test_bad_options_are_refused(
 
 
 def test_a_target_that_cannot_run_here_needs_devices(url: str, model: Model) -> None:
-    with pytest.raises(TargetError, match=r"cannot run code for arm:dotprod.*name a tracker"):
+    with pytest.raises(
+        TargetError, match=r"cannot run code for arm:dotprod.*use --tracker and --key"
+    ):
         tune(model, target="arm:dotprod", db=url)
 
 
