@@ -239,7 +239,7 @@ def costs(model: Model, cpu: str) -> list[Cost]:
 
 def _integer_peak(target: Target) -> str:
     level = target.level
-    return "usmmla" if level.matrix else "sdot" if level.dot4 else "smull"
+    return "usmmla" if level.mmla else "sdot" if level.dot4 else "smull"
 
 
 def _assembly(func: Any, target: Target) -> str:

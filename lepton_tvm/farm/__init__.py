@@ -1,8 +1,8 @@
 """Measuring on other machines over TVM's RPC: the server of a device, and sessions with it.
 
-`open_builder` and `open_runner` choose between this machine and others. What runs on a device
-(`server`, `session`) needs TVM's runtime library, numpy and nothing of the
-compiler. Speaks TVM's RPC and tracker protocols, so TVM's own tracker and clients fit.
+`open_builder` and `open_runner` choose between this machine and others. A device
+(`device_server`, `device_session`) needs TVM's runtime library and NumPy, but no compiler. It
+speaks TVM's RPC and tracker protocols, so TVM's own tracker and clients fit.
 """
 
 from lepton_tvm.farm.device_client import DeviceSession

@@ -1,1 +1,1 @@
-"""."""
+"""Reading and writing Relax graphs and loop nests, and facts of operators and precisions."""

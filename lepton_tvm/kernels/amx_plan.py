@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from lepton_tvm.kernels.amx_tiles import LANES, LineCopy, TileShape
+from lepton_tvm.kernels.amx_tiles import LANES, AmxShape, LineCopy
 from lepton_tvm.kernels.conv2d import ConvShape
 
 __all__ = ["TilePlan", "conv2d_geometries", "plan_conv2d", "plan_matmul", "tilings"]
@@ -36,7 +36,7 @@ _BLOCKS = ((2, 2), (1, 4), (4, 1), (1, 3), (3, 1), (1, 2), (2, 1), (1, 1))
 class TilePlan:
     """A geometry, and the estimated cycles with tiles and with the vector template."""
 
-    shape: TileShape
+    shape: AmxShape
     cycles: float
     vector_cycles: float
 
@@ -49,7 +49,7 @@ class TilePlan:
 def plan_matmul(leading: tuple[int, ...], depth: int, columns: int, dot: int) -> TilePlan:
     """The plan of [*leading, depth] x [depth, columns]; `dot` 4 for bytes, 2 for bfloat16."""
     step, rows = _step(depth, dot), math.prod(leading)
-    plain = TileShape(
+    plain = AmxShape(
         extents=leading, images=1, lines=1, positions=rows, columns=columns, depth=depth,
         image_stride=rows * depth, line_stride=0, row_stride=depth,
         taps=(1, 1), tap_line=0, tap_column=0, dilation=1, pitch=0, dot=dot, step=step,
@@ -66,7 +66,7 @@ def plan_conv2d(shape: ConvShape, dot: int) -> TilePlan:
     return _best(conv2d_geometries(shape, dot))
 
 
-def conv2d_geometries(shape: ConvShape, dot: int) -> list[TileShape]:
+def conv2d_geometries(shape: ConvShape, dot: int) -> list[AmxShape]:
     """The ways to count the positions of a convolution, still to be tiled.
 
     Either tiles stay within image lines, or the positions of all lines are counted through over
@@ -76,7 +76,7 @@ def conv2d_geometries(shape: ConvShape, dot: int) -> list[TileShape]:
     return [_by_line(shape), _counted_through(shape)]
 
 
-def tilings(s: TileShape) -> Iterator[TileShape]:
+def tilings(s: AmxShape) -> Iterator[AmxShape]:
     """`s` with every block of tiles that its extents can use."""
     for row_tiles, column_tiles in _BLOCKS:
         if (column_tiles - 1) * LANES >= s.columns:
@@ -90,27 +90,27 @@ def tilings(s: TileShape) -> Iterator[TileShape]:
         yield replace(s, tile_rows=rows, row_tiles=row_tiles, column_tiles=column_tiles)
 
 
-def _by_line(s: ConvShape) -> TileShape:
+def _by_line(s: ConvShape) -> AmxShape:
     shape = _convolution(s, _copy(s, phases=1, unit=1))
     return replace(
         shape, lines=s.out_height, positions=s.out_width, line_stride=s.strides[0] * shape.tap_line
     )
 
 
-def _counted_through(s: ConvShape) -> TileShape:
+def _counted_through(s: ConvShape) -> AmxShape:
     shape = _convolution(s, _copy(s, phases=s.strides[0], unit=s.strides[1]))
     pitch = shape.tap_line // shape.row_stride
     return replace(shape, positions=(s.out_height - 1) * pitch + s.out_width, pitch=pitch)
 
 
-def _convolution(s: ConvShape, copy: LineCopy | None) -> TileShape:
+def _convolution(s: ConvShape, copy: LineCopy | None) -> AmxShape:
     """Everything but the way of counting positions."""
     line = copy.length if copy else s.width * s.channels
     kh, kw = s.kernel
     # filter columns without a gap are one run of elements
     joined = s.dilation[1] == 1
     depth = kw * s.channels if joined else s.channels
-    return TileShape(
+    return AmxShape(
         extents=(s.batch, s.out_height, s.out_width), images=s.batch, lines=1, positions=1,
         columns=s.out_channels, depth=depth,
         image_stride=copy.size if copy else s.height * line, line_stride=0,
@@ -142,13 +142,13 @@ def _step(depth: int, dot: int) -> int:
     return -(-depth // (steps * dot)) * dot
 
 
-def _best(shapes: list[TileShape]) -> TilePlan:
+def _best(shapes: list[AmxShape]) -> TilePlan:
     tiled = [t for s in shapes for t in tilings(s)]
     best = min(tiled, key=_cycles)
     return TilePlan(best, _cycles(best), _vector_cycles(best))
 
 
-def _cycles(s: TileShape) -> float:
+def _cycles(s: AmxShape) -> float:
     size = 4 // s.dot
     left, right = s.row_tiles * s.tile_rows, s.column_tiles * (s.step // s.dot)
     steps = math.prod(s.taps) * s.steps
@@ -165,7 +165,7 @@ def _cycles(s: TileShape) -> float:
     return blocks * (steps * max(multiply, loads, _LATENCY) + stored) + copied + _ENTRY
 
 
-def _vector_cycles(s: TileShape) -> float:
+def _vector_cycles(s: AmxShape) -> float:
     size = 4 // s.dot
     lanes = -(-s.columns // LANES) * LANES
     depth = math.prod(s.taps) * (-(-s.depth // s.dot) * s.dot)

@@ -21,7 +21,7 @@ from lepton_tvm.kernels.conv2d import copied, product
 from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.kernels.register_tile import RegisterTile
 
-__all__ = ["LANES", "TILES", "LineCopy", "TileShape", "pack_tile_weight", "tile_product"]
+__all__ = ["LANES", "TILES", "AmxShape", "LineCopy", "pack_tile_weight", "tile_product"]
 
 #: 32-bit sums in one line of a tile, lines of a tile, and tile registers.
 LANES = 16
@@ -59,7 +59,7 @@ class LineCopy:
 
 
 @dataclass(frozen=True)
-class TileShape:
+class AmxShape:
     """out[i, l, p, k] = sum over taps t and r < depth of
     in[i * image_stride + l * line_stride + p * row_stride + offset(t) + r] * w[t, r, k].
 
@@ -167,15 +167,15 @@ class TileShape:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> TileShape:
+    def from_json(text: str) -> AmxShape:
         """The inverse of `to_json`."""
         fields = json.loads(text)
         copy = fields.pop("copy")
         fields["taps"], fields["extents"] = tuple(fields["taps"]), tuple(fields["extents"])
-        return TileShape(**fields, copy=LineCopy(**copy) if copy else None)
+        return AmxShape(**fields, copy=LineCopy(**copy) if copy else None)
 
 
-def pack_tile_weight(weight: Array, shape: TileShape) -> Array:
+def pack_tile_weight(weight: Array, shape: AmxShape) -> Array:
     """[tap lines, tap columns, depth, columns] weights -> `shape.weight_shape`, zeros elsewhere."""
     s = shape
     made = np.zeros((*s.taps, s.steps, s.step, s.column_blocks * s.block), weight.dtype)
@@ -190,7 +190,7 @@ def pack_tile_weight(weight: Array, shape: TileShape) -> Array:
     return np.ascontiguousarray(split.transpose(5, 0, 1, 2, 6, 3, 7, 4))
 
 
-def tile_product(x: te.Tensor, w: te.Tensor, shape: TileShape, kernel: str) -> te.Tensor:
+def tile_product(x: te.Tensor, w: te.Tensor, shape: AmxShape, kernel: str) -> te.Tensor:
     """The loop nest, its reduction block annotated with the geometry.
 
     x: activations in any shape, w as `pack_tile_weight` makes it; the result is int32 or float32 of
@@ -244,7 +244,7 @@ def _flat(x: te.Tensor) -> Any:
     return read
 
 
-def _copied(x: te.Tensor, s: TileShape) -> Any:
+def _copied(x: te.Tensor, s: AmxShape) -> Any:
     c = s.copy
     assert c is not None
     read = _flat(x)

@@ -35,7 +35,7 @@ class ConvShape:
     bytes. `pad_value` is what padding reads (the input's zero point). With `bfloat16` the pairs
     are bfloat16 as they lie in memory, else integers, to which bytes are widened in a copy.
     `offset` is subtracted from integer activations before they are multiplied.
-    With `matrix` all `dot` channels are neighbours, as a matrix instruction wants them.
+    With `mmla` all `dot` channels are neighbours, as a matrix instruction wants them.
     """
 
     batch: int
@@ -54,7 +54,7 @@ class ConvShape:
     pad_value: int = 0
     bfloat16: bool = False
     offset: int = 0
-    matrix: bool = False
+    mmla: bool = False
 
     @property
     def out_height(self) -> int:
@@ -100,7 +100,7 @@ class ConvShape:
     @property
     def word(self) -> int:
         """Input channels side by side: a 32-bit word, or what a matrix instruction adds."""
-        return self.dot if self.matrix else min(self.dot, 4)
+        return self.dot if self.mmla else min(self.dot, 4)
 
     @property
     def group_out(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.kernels.mmla_conv2d import saved_instructions
 from lepton_tvm.kernels.mmla_matmul import saves_instructions
-from lepton_tvm.kernels.register_tile import RegisterTile, matrix_tiles
+from lepton_tvm.kernels.register_tile import RegisterTile, mmla_tiles
 from lepton_tvm.kernels.winograd_plan import WinogradPlan, is_worth, winograd_plans
 from lepton_tvm.targets.family import Level
 
@@ -30,7 +30,7 @@ class KernelPlan:
 
     tile: RegisterTile
     winograd: WinogradPlan | None = None
-    matrix: bool = False
+    mmla: bool = False
     #: The names of all decisions of plans.
     names: ClassVar[tuple[str, ...]] = (
         "tile_rows",
@@ -54,7 +54,7 @@ class KernelPlan:
                 "winograd_tile": self.winograd.shape.size,
                 "winograd_group": self.winograd.shape.group,
             }
-        return made | {"matrix": 1} if self.matrix else made
+        return made | {"matrix": 1} if self.mmla else made
 
 
 class Plans(Protocol):
@@ -125,9 +125,9 @@ def product_plans(
     plain = [KernelPlan(tile) for tile in tiles]
     if rows == 1:
         return plain
-    matrix = [KernelPlan(tile, matrix=True) for tile in matrix_tiles(rows, columns, isa)]
-    saves = saves_instructions(rows, depth, columns, matrix[0].tile)
-    return [*matrix, *plain] if saves else [*plain, *matrix]
+    mmla = [KernelPlan(tile, mmla=True) for tile in mmla_tiles(rows, columns, isa)]
+    saves = saves_instructions(rows, depth, columns, mmla[0].tile)
+    return [*mmla, *plain] if saves else [*plain, *mmla]
 
 
 def conv_plans(
@@ -137,15 +137,15 @@ def conv_plans(
     cores: int,
     *,
     winograd: bool,
-    matrix: bool = False,
+    mmla: bool = False,
 ) -> list[KernelPlan]:
     """The plans of a convolution worth a trial, the default first.
 
-    With `matrix` it is an int8 one without groups for a target with a matrix instruction.
+    With `mmla` it is an int8 one without groups for a target with a matrix instruction.
     """
     plain = [KernelPlan(tile) for tile in tiles]
-    if matrix:
-        return _matrix_conv_plans(shape, plain, isa)
+    if mmla:
+        return _mmla_conv_plans(shape, plain, isa)
     if not winograd:
         return plain
     moved = winograd_plans(shape, isa, cores)
@@ -153,10 +153,10 @@ def conv_plans(
     return [*others, *plain] if moved and is_worth(moved[0], isa) else [*plain, *others]
 
 
-def _matrix_conv_plans(shape: ConvShape, plain: list[KernelPlan], isa: Level) -> list[KernelPlan]:
-    tiles = matrix_tiles(shape.out_width, shape.out_channels, isa, pair_loads=1)
+def _mmla_conv_plans(shape: ConvShape, plain: list[KernelPlan], isa: Level) -> list[KernelPlan]:
+    tiles = mmla_tiles(shape.out_width, shape.out_channels, isa, pair_loads=1)
     saved, copied = saved_instructions(shape, tiles[0])
     if saved <= 0:
         return plain
-    matrix = [KernelPlan(tile, matrix=True) for tile in tiles]
-    return [*matrix, *plain] if saved > copied else [*plain, *matrix]
+    mmla = [KernelPlan(tile, mmla=True) for tile in tiles]
+    return [*mmla, *plain] if saved > copied else [*plain, *mmla]

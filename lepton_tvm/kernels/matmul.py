@@ -25,7 +25,7 @@ class MatmulShape:
 
     `row_block` rows are computed together (the last block reads the last row again where the rows
     do not fill it); `dot`, `block`, `bfloat16` and `offset` are as in `ConvShape`.
-    With `matrix` all `dot` values of the depth are neighbours, as a matrix instruction wants them.
+    With `mmla` all `dot` values of the depth are neighbours, as a matrix instruction wants them.
     """
 
     leading: tuple[int, ...]
@@ -36,7 +36,7 @@ class MatmulShape:
     block: int
     bfloat16: bool = False
     offset: int = 0
-    matrix: bool = False
+    mmla: bool = False
 
     @property
     def rows(self) -> int:
@@ -51,7 +51,7 @@ class MatmulShape:
     @property
     def word(self) -> int:
         """Values of the depth side by side: a 32-bit word, or what a matrix instruction adds."""
-        return self.dot if self.matrix else min(self.dot, 4)
+        return self.dot if self.mmla else min(self.dot, 4)
 
     @property
     def macs(self) -> int:

@@ -15,16 +15,16 @@ from typing import Any
 from tvm import te
 
 from lepton_tvm.kernels.conv2d import ConvShape, padded_reader, product
-from lepton_tvm.kernels.mmla_matmul import MATRIX_DEPTH
+from lepton_tvm.kernels.mmla_matmul import MMLA_DEPTH
 from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.kernels.register_tile import RegisterTile
 
-__all__ = ["PairCopy", "matrix_conv2d", "saved_instructions"]
+__all__ = ["PairCopy", "mmla_conv2d", "saved_instructions"]
 
 
 @dataclass(frozen=True)
 class PairCopy:
-    """The copy of the image for a convolution of `matrix` form.
+    """The copy of the image for a convolution of `mmla` form.
 
     Its lines are `line_step` lines of the padded image apart, its pairs `pair_step` columns.
     """
@@ -45,10 +45,10 @@ class PairCopy:
         return cls(last_line // line_step + 1, last_pair // pair_step + 1, line_step, pair_step)
 
 
-def matrix_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: RegisterTile) -> te.Tensor:
+def mmla_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: RegisterTile) -> te.Tensor:
     """uint8 x [N, H, W, C], w as `pack_conv2d_weight` makes it -> int32 [N, OH, OW, K].
 
-    `shape` is one of `matrix` form without groups whose `rows` and `block` are even. Stages: `pad`
+    `shape` is one of `mmla` form without groups whose `rows` and `block` are even. Stages: `pad`
     [N, lines, pairs, C/8, 2, 8], `conv` [N, OH, pixel pairs, channel pairs, 2, 2], `sums` (the
     same, pixel by pixel), `store`.
     """
@@ -92,12 +92,12 @@ def matrix_conv2d(x: te.Tensor, w: te.Tensor, shape: ConvShape, tile: RegisterTi
 def saved_instructions(conv: ConvShape, tile: RegisterTile) -> tuple[int, int]:
     """How many multiplications fewer than dot products of 4 bytes take, and what the copy costs.
 
-    `conv` is a convolution without groups, `tile` the tile of the matrix form. A multiplication
+    `conv` is a convolution without groups, `tile` the tile of the mmla form. A multiplication
     does twice the products, but computes the last tile of a line whole and takes channels in steps
     of 8 instead of 4. Its copy is a load and a store for 8 bytes; the copy that the other form may
     need as well is not counted.
     """
-    s = replace(conv, dot=MATRIX_DEPTH, rows=tile.rows, block=tile.channels, matrix=True)
+    s = replace(conv, dot=MMLA_DEPTH, rows=tile.rows, block=tile.channels, mmla=True)
     words = s.group_in_padded // s.word
     lines, registers = s.batch * s.out_height, -(-s.out_channels // 4) * math.prod(s.kernel)
     before = lines * s.out_width * -(-s.channels // 4) * registers

@@ -15,13 +15,13 @@ from lepton_tvm.kernels.matmul import MatmulShape, rows_of, stored
 from lepton_tvm.kernels.notes import KernelNotes
 from lepton_tvm.kernels.register_tile import RegisterTile
 
-__all__ = ["MATRIX_DEPTH", "matrix_matmul", "saves_instructions"]
+__all__ = ["MMLA_DEPTH", "mmla_matmul", "saves_instructions"]
 
 #: Bytes of the depth that one instruction adds, per row and column.
-MATRIX_DEPTH = 8
+MMLA_DEPTH = 8
 
 
-def matrix_matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: RegisterTile) -> te.Tensor:
+def mmla_matmul(x: te.Tensor, w: te.Tensor, shape: MatmulShape, tile: RegisterTile) -> te.Tensor:
     """uint8 x [*leading, depth] times packed int8 w -> int32 [*leading, columns].
 
     Stages: `pad` (only where the depth is not a multiple of 8), `pairs` (the activations, to be
@@ -57,11 +57,11 @@ def saves_instructions(rows: int, depth: int, columns: int, tile: RegisterTile) 
 
     One does twice the products, but rows go in pairs (the last tile of `tile.rows` is counted
     whole) and the depth in steps of 8 instead of 4. Loads need no count: they are halved where the
-    multiplications are, 8 bytes of a row each. Where only the matrix kernel needs a copy of the
+    multiplications are, 8 bytes of a row each. Where only the mmla kernel needs a copy of the
     activations (a depth of 4, 12, 20, ...) that is counted with an instruction a byte.
     """
     registers = -(-columns // 4)
     padded = -(-rows // tile.rows) * tile.rows
-    steps = -(-depth // MATRIX_DEPTH)
-    copied = padded * steps * MATRIX_DEPTH if depth % MATRIX_DEPTH == 4 else 0
+    steps = -(-depth // MMLA_DEPTH)
+    copied = padded * steps * MMLA_DEPTH if depth % MMLA_DEPTH == 4 else 0
     return padded * steps * registers + copied < rows * -(-depth // 4) * registers

@@ -63,7 +63,7 @@ class KernelNotes:
 
     Depthwise kernels say how many output `lines` share a word (integers), or whether the tiles of a
     line are `unrolled` (floats). `mmla` marks sums in registers of 2 x 2. `winograd_group` counts
-    the image tiles that are transformed together. `amx_tiles` is a `TileShape` as JSON.
+    the image tiles that are transformed together. `amx_tiles` is a `AmxShape` as JSON.
 
     Raises CompileError where a kernel is not known, or lacks or has a field that is not its own.
     """

@@ -14,7 +14,7 @@ __all__ = [
     "choose_channel_tile",
     "choose_tile",
     "dividing_tile",
-    "matrix_tiles",
+    "mmla_tiles",
     "ranked_tiles",
     "row_candidates",
     "tile_cost",
@@ -153,7 +153,7 @@ def ranked_tiles(
     return _worth_trying(costs)
 
 
-def matrix_tiles(rows: int, columns: int, isa: Level, *, pair_loads: int = 2) -> list[RegisterTile]:
+def mmla_tiles(rows: int, columns: int, isa: Level, *, pair_loads: int = 2) -> list[RegisterTile]:
     """As `ranked_tiles`, for an instruction that multiplies pairs of rows and pairs of columns.
 
     A register holds the sums of 2 rows and 2 columns, so a tile takes as many registers as

@@ -23,7 +23,7 @@ class ArmLevel:
     beyond `flags` may be emitted). All have 32 registers of four 32-bit lanes. `dot4`: one
     instruction adds four byte products into each lane. Where it takes factors of equal sign only,
     and where there is none, `offset` is what kernels subtract from uint8 activations first.
-    `matrix`: one instruction (`usmmla`) multiplies 2 rows by 2 columns of 8 bytes.
+    `mmla`: one instruction (`usmmla`) multiplies 2 rows by 2 columns of 8 bytes.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ArmLevel:
     registers: int = 32
     dot4: bool = False
     offset: int = 0
-    matrix: bool = False
+    mmla: bool = False
     by_lane: bool = True
     bf16: bool = False
     amx: bool = False
@@ -51,7 +51,7 @@ LEVELS: Mapping[str, ArmLevel] = {
     for level in (
         ArmLevel("neon", _NEON, ("+neon",), offset=128),
         ArmLevel("dotprod", _DOTPROD, ("+neon", "+dotprod"), dot4=True, offset=128),
-        ArmLevel("i8mm", _I8MM, ("+neon", "+dotprod", "+i8mm"), dot4=True, matrix=True),
+        ArmLevel("i8mm", _I8MM, ("+neon", "+dotprod", "+i8mm"), dot4=True, mmla=True),
     )
 }
 

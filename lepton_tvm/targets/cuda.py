@@ -46,7 +46,7 @@ class Gpu:
     lanes: int = 1
     registers: int = 255
     dot4: bool = True
-    matrix: bool = False
+    mmla: bool = False
     by_lane: bool = False
     offset: int = 0  # kernels here shift by themselves
     amx: bool = False

@@ -56,7 +56,7 @@ class Level(Protocol):
         ...
 
     @property
-    def matrix(self) -> bool:
+    def mmla(self) -> bool:
         """Whether one instruction multiplies 2 rows by 2 columns of 8 bytes, into 4 sums."""
         ...
 

@@ -34,7 +34,7 @@ class Isa:
     registers: int
     dot4: bool = False
     offset: int = 0
-    matrix: bool = False
+    mmla: bool = False
     by_lane: bool = False
     bf16: bool = False
     amx: bool = False

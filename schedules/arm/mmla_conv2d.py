@@ -10,18 +10,18 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.kernels.notes import Form
-from lepton_tvm.schedules.arm.mmla_tile import finish_matrix_tile, split_matrix_depth
+from lepton_tvm.schedules.arm.mmla_tile import THREAD_DOT, finish_mmla_tile, split_mmla_depth
 from lepton_tvm.schedules.base import Block, Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import find_anchor, parallel_outer
 from lepton_tvm.schedules.cpu.conv2d import blocks_outermost, order_tiles
 from lepton_tvm.schedules.prefetch import mark_prefetch
 from lepton_tvm.targets import Target
 
-__all__ = ["MatrixConv2d"]
+__all__ = ["MmlaConv2d"]
 
 
 @dataclass(frozen=True)
-class MatrixConv2d:
+class MmlaConv2d:
     """Template for the reduction block `conv2d` whose sums lie in registers of 2 x 2 (int8).
 
     The loop order is the one of `Conv2d`. A pair of pixels is one load of 16 bytes from the
@@ -40,6 +40,8 @@ class MatrixConv2d:
         if anchor is None or anchor.pad is None:
             return None
         (sums,) = sch.get_consumers(anchor.reduction)
+        # image, line, pairs of pixels, pairs of channels, pixel and channel of a pair; then the
+        # filter's rows and columns, groups of 8 bytes and the bytes of a group
         n, h, p, q, i, j, rh, rw, rc, rd = sch.get_loops(anchor.reduction)
         extents = [int(sch.get(loop).extent) for loop in (n, h, p, q, i, j, rh, rw, rc, rd)]
         macs, depth = math.prod(extents), math.prod(extents[6:])
@@ -47,14 +49,14 @@ class MatrixConv2d:
         blocks_out = blocks_outermost(sch, choices, extents[3] * 2 * depth)
         po, pi = sch.split(p, [None, anchor.rows // 2])
         qo, qi = sch.split(q, [None, block // 2])
-        rc, steps = split_matrix_depth(sch, choices, anchor, rc)
+        rc, steps = split_mmla_depth(sch, choices, anchor, rc)
         tile = [po, rh, rw, rc, *steps, pi, qi, i, j, rd]
         outer = order_tiles(sch, choices, blocks_out, (n, h, qo), tile)
         sch.unroll(pi)
         sch.unroll(qi)
         _schedule_copy(sch, anchor.pad, macs)
-        parallel_outer(sch, outer, macs, 4)
-        finish_matrix_tile(sch, anchor, sums, po, rh, i, "global", choices)
+        parallel_outer(sch, outer, macs, THREAD_DOT)
+        finish_mmla_tile(sch, anchor, sums, po, rh, i, "global", choices)
         if blocks_out and choices.pick(sch, "prefetch_weights", [0, 1], 1):
             mark_prefetch(sch, qo, [n, h, po], [rh, rw, rc], block * depth)
         return sch
@@ -64,5 +66,5 @@ def _schedule_copy(sch: Schedule, copy: Block, macs: int) -> None:
     """Read pixel by pixel, 8 bytes at a time, with lines dealt to the cores."""
     n, line, place, word, i, values = sch.get_loops(copy)
     sch.reorder(place, i, word, values)
-    parallel_outer(sch, sch.fuse(n, line), macs, 4)
+    parallel_outer(sch, sch.fuse(n, line), macs, THREAD_DOT)
     sch.vectorize(values)

@@ -10,7 +10,7 @@ import tvm
 from tvm.s_tir import Schedule
 
 from lepton_tvm.kernels.notes import Form
-from lepton_tvm.schedules.arm.mmla_tile import finish_matrix_tile, split_matrix_depth
+from lepton_tvm.schedules.arm.mmla_tile import THREAD_DOT, finish_mmla_tile, split_mmla_depth
 from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import (
     find_anchor,
@@ -20,13 +20,13 @@ from lepton_tvm.schedules.cpu.anchor import (
 from lepton_tvm.schedules.cpu.matmul import columns_outermost, flatten_rows
 from lepton_tvm.targets import Target
 
-__all__ = ["MatrixMatmul"]
+__all__ = ["MmlaMatmul"]
 
 _BYTES = 16
 
 
 @dataclass(frozen=True)
-class MatrixMatmul:
+class MmlaMatmul:
     """Template for the reduction block `matmul` whose sums lie in registers of 2 x 2 (int8).
 
     The loop order is the one of `Matmul`. Two rows of activations become one register by two
@@ -55,20 +55,20 @@ class MatrixMatmul:
         columns_out = columns_outermost(sch, choices, anchor, extents[0] * 2, extents[1] * 2, depth)
         po, pi = sch.split(p, [None, anchor.rows // 2])
         qo, qi = sch.split(q, [None, block // 2])
-        rc, steps = split_matrix_depth(sch, choices, anchor, rc)
+        rc, steps = split_mmla_depth(sch, choices, anchor, rc)
         outer, inner = (qo, po) if columns_out else (po, qo)
         sch.reorder(outer, inner, rc, *steps, pi, qi, i, j, rd)
         sch.unroll(pi)
         sch.unroll(qi)
         if pad is not None:
-            parallel_outer(sch, sch.get_loops(pad)[0], macs, 4)
+            parallel_outer(sch, sch.get_loops(pad)[0], macs, THREAD_DOT)
             vectorize_inner(sch, pad, _BYTES)
-        parallel_outer(sch, outer, macs, 4)
+        parallel_outer(sch, outer, macs, THREAD_DOT)
 
         sch.set_scope(pairs, 0, "local")
         sch.compute_at(pairs, pi)
         rows, values = sch.get_loops(pairs)[-2:]
         sch.unroll(rows)
         sch.vectorize(values)
-        finish_matrix_tile(sch, anchor, sums, inner, rc, i, "local", choices)
+        finish_mmla_tile(sch, anchor, sums, inner, rc, i, "local", choices)
         return sch

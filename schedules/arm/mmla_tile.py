@@ -18,13 +18,15 @@ from lepton_tvm.schedules.cpu.anchor import (
 )
 from lepton_tvm.schedules.intrinsic import Intrinsic, Operand, register
 
-__all__ = ["finish_matrix_tile", "split_matrix_depth"]
+__all__ = ["THREAD_DOT", "finish_mmla_tile", "split_mmla_depth"]
 
 # Registers of sums beside which LLVM holds the operands of two words without moving any.
 _MOST_SUMS_OF_TWO_WORDS = 18
+#: Whether work is worth a second thread is judged as for dot products of four bytes.
+THREAD_DOT = 4
 
 
-def split_matrix_depth(
+def split_mmla_depth(
     sch: Schedule, choices: Choices, anchor: Anchor, depth: Loop
 ) -> tuple[Loop, list[Loop]]:
     """As `split_depth`, by default two words a round: neighbours are loaded by one instruction."""
@@ -32,7 +34,7 @@ def split_matrix_depth(
     return split_depth(sch, choices, depth, sums, 2 if sums <= _MOST_SUMS_OF_TWO_WORDS else 1)
 
 
-def finish_matrix_tile(
+def finish_mmla_tile(
     sch: Schedule,
     anchor: Anchor,
     sums: Block,

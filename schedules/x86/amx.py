@@ -9,7 +9,7 @@ from typing import ClassVar
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize, Schedule
 
-from lepton_tvm.kernels.amx_tiles import TileShape
+from lepton_tvm.kernels.amx_tiles import AmxShape
 from lepton_tvm.kernels.notes import Form
 from lepton_tvm.schedules.base import Choices, new_schedule
 from lepton_tvm.schedules.cpu.anchor import Anchor, find_anchor
@@ -49,7 +49,7 @@ class AmxProduct:
         anchor = find_anchor(sch, "conv2d", Form.AMX) or find_anchor(sch, "matmul", Form.AMX)
         if anchor is None or anchor.notes.amx_tiles is None:
             return None
-        shape = TileShape.from_json(anchor.notes.amx_tiles)
+        shape = AmxShape.from_json(anchor.notes.amx_tiles)
         epilogue = _epilogue(sch, anchor, shape)
         source = _source(sch, anchor)
         if epilogue is None or not any(source.same_as(p) for p in func.params):
@@ -60,7 +60,7 @@ class AmxProduct:
         return new_schedule(made)
 
 
-def _epilogue(sch: Schedule, anchor: Anchor, shape: TileShape) -> Epilogue | None:
+def _epilogue(sch: Schedule, anchor: Anchor, shape: AmxShape) -> Epilogue | None:
     """The storing block, if it stores one value for each sum."""
     store = sch.get(anchor.store)
     extents = tuple(int(v.dom.extent) for v in store.iter_vars)
@@ -79,7 +79,7 @@ def _source(sch: Schedule, anchor: Anchor) -> tirx.Buffer:
 def _nest(
     sch: Schedule,
     anchor: Anchor,
-    s: TileShape,
+    s: AmxShape,
     source: tirx.Buffer,
     epilogue: Epilogue,
     target: Target,
@@ -122,7 +122,7 @@ def _nest(
     return tirx.SeqStmt(made)
 
 
-def _columns_outermost(s: TileShape, cores: int, parallel: bool) -> int:
+def _columns_outermost(s: AmxShape, cores: int, parallel: bool) -> int:
     """Whether the smaller operand, which is read again for each outer block, is the rows."""
     rows = s.images * s.row_blocks
     weights = math.prod(s.weight_shape)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from lepton_tvm.kernels.amx_tiles import TileShape
+from lepton_tvm.kernels.amx_tiles import AmxShape
 from lepton_tvm.schedules.statements import Expr, Stmt, integer, loop, pointer, run, sequence
 
 __all__ = ["copy_nest", "in_shares", "permission", "tile_call", "with_tiles"]
@@ -37,7 +37,7 @@ def permission() -> Stmt:
 
 
 def copy_nest(
-    s: TileShape, source: tirx.Buffer, copy: tirx.Buffer, item: int, parallel: bool
+    s: AmxShape, source: tirx.Buffer, copy: tirx.Buffer, item: int, parallel: bool
 ) -> Stmt:
     """Copy the activations line by line, `item` bytes per element, with `memcpy` and `memset`."""
     c = s.copy
@@ -83,7 +83,7 @@ def in_shares(count: int, shares: int, parallel: bool, body: Callable[[Expr, Exp
     )
 
 
-def with_tiles(s: TileShape, body: Callable[[tirx.Buffer], Stmt]) -> Stmt:
+def with_tiles(s: AmxShape, body: Callable[[tirx.Buffer], Stmt]) -> Stmt:
     """Configure the calling thread's tiles, run `body` with a buffer for sums, release them."""
     config = tirx.decl_buffer((8,), "int64", "config", scope="local", data_alignment=64)
     sums = tirx.decl_buffer(
@@ -108,7 +108,7 @@ def tile_call(name: str, *args: Expr) -> Stmt:
     return run(tirx.call_llvm_intrin("void", f"llvm.x86.{name}", *args))
 
 
-def _configuration(s: TileShape) -> list[int]:
+def _configuration(s: AmxShape) -> list[int]:
     """The 64 bytes of a tile configuration (palette 1) as eight 64-bit words."""
     left, right = s.step // s.dot * 4, s.step // s.dot
     shapes = (

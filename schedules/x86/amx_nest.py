@@ -14,7 +14,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from lepton_tvm.kernels.amx_tiles import LANES, TileShape
+from lepton_tvm.kernels.amx_tiles import LANES, AmxShape
 from lepton_tvm.schedules.statements import Expr, Stmt, integer, loop, pointer, run, sequence
 from lepton_tvm.schedules.x86.amx_entry import tile_call
 
@@ -47,7 +47,7 @@ class Epilogue:
 
 
 def block_nest(
-    s: TileShape,
+    s: AmxShape,
     source: tirx.Buffer,
     weight: tirx.Buffer,
     sums: tirx.Buffer,
@@ -75,13 +75,13 @@ def block_nest(
         starts.append(var)
     made += [tile_call("tilezero", _register(r)) for r in range(s.sum_registers)]
     ahead = _Ahead(weight, rows, s.images * s.row_blocks) if prefetch else None
-    made.append(_reduction(s, source, weight, starts, columns, ahead))
+    made.append(_Products(s, source, weight, starts, columns, ahead).nest())
     for register in range(s.sum_registers):
         row, column = divmod(register, s.column_tiles)
         at = pointer(sums, 4 * (row * s.tile_rows * s.block + column * LANES))
         line = integer(s.block * 4, "int64")
         made.append(tile_call("tilestored64", _register(register), at, line))
-    made.append(_stores(s, sums, epilogue, image, block, columns))
+    made.append(_Stores(s, sums, epilogue, image, block, columns).nest())
     return sequence(made)
 
 
@@ -93,7 +93,7 @@ class _Ahead:
     number: Expr
     passes: int
 
-    def lines(self, s: TileShape, step: Expr) -> list[Stmt]:
+    def lines(self, s: AmxShape, step: Expr) -> list[Stmt]:
         """A share of the lines of 64 bytes that `step` of the next block will load.
 
         Into the second-level cache; past the last block it does nothing.
@@ -108,103 +108,138 @@ class _Ahead:
         return made
 
 
-def _reduction(
-    s: TileShape,
-    source: tirx.Buffer,
-    weight: tirx.Buffer,
-    starts: list[Expr],
-    columns: Expr,
-    ahead: _Ahead | None,
-) -> Stmt:
-    """Load and multiply, over all taps and steps of the depth.
+@dataclass(frozen=True)
+class _Products:
+    """Loads and multiplies, over all taps and steps of the depth.
 
-    What only one instruction reads shares the registers that are left; the CPU renames them.
+    `starts` are the offsets of the row tiles in `source`. What only one instruction reads shares
+    the registers that are left; the CPU renames them.
     """
-    item, size = 4 // s.dot, s.step // s.dot * LANES * 4
-    stride = integer(s.row_stride * item, "int64")
 
-    def left(tile: int) -> int:
-        return s.sum_registers + tile % s.left_registers
+    shape: AmxShape
+    source: tirx.Buffer
+    weight: tirx.Buffer
+    starts: list[Expr]
+    columns: Expr
+    ahead: _Ahead | None
 
-    def right(tile: int) -> int:
-        return s.sum_registers + s.left_registers + tile % s.right_registers
+    def nest(self) -> Stmt:
+        """The loops over the taps of the filter and the steps of the depth."""
+        high, wide = self.shape.taps
+        return loop("rh", high, lambda rh: loop("rw", wide, lambda rw: self._depth(rh, rw)))
 
-    def update(rh: Expr, rw: Expr, rs: Expr) -> Stmt:
-        offset = s.offset(rh, rw) + s.start(rs)
-        step = ((columns * s.taps[0] + rh) * s.taps[1] + rw) * s.steps + rs
-        made = ahead.lines(s, step) if ahead is not None else []
-        for row in range(s.row_tiles):
-            at = pointer(source, (starts[row] + offset) * item)
-            made.append(tile_call("tileloadd64", _register(left(row)), at, stride))
-            for column in range(s.column_tiles):
+    def _depth(self, rh: Expr, rw: Expr) -> Stmt:
+        return loop("rs", self.shape.steps, lambda rs: self._step(rh, rw, rs))
+
+    def _step(self, rh: Expr, rw: Expr, rs: Expr) -> Stmt:
+        """All products of one step: each tile of rows by each tile of columns."""
+        shape = self.shape
+        offset = shape.offset(rh, rw) + shape.start(rs)
+        step = ((self.columns * shape.taps[0] + rh) * shape.taps[1] + rw) * shape.steps + rs
+        made = self.ahead.lines(shape, step) if self.ahead is not None else []
+        for row in range(shape.row_tiles):
+            made.append(self._load_rows(row, offset))
+            for column in range(shape.column_tiles):
                 if row == 0:
-                    at = pointer(weight, (step * s.column_tiles + column) * size)
-                    made.append(
-                        tile_call("tileloadd64", _register(right(column)), at, integer(64, "int64"))
-                    )
-                numbers = (row * s.column_tiles + column, left(row), right(column))
-                made.append(tile_call(_DOTS[s.dot], *map(_register, numbers)))
+                    made.append(self._load_columns(column, step))
+                numbers = (row * shape.column_tiles + column, self._left(row), self._right(column))
+                made.append(tile_call(_DOTS[shape.dot], *map(_register, numbers)))
         return sequence(made)
 
-    return loop(
-        "rh", s.taps[0],
-        lambda rh: loop(
-            "rw", s.taps[1], lambda rw: loop("rs", s.steps, lambda rs: update(rh, rw, rs))
-        ),
-    )  # fmt: skip
+    def _load_rows(self, row: int, offset: Expr) -> Stmt:
+        item = 4 // self.shape.dot
+        at = pointer(self.source, (self.starts[row] + offset) * item)
+        stride = integer(self.shape.row_stride * item, "int64")
+        return tile_call("tileloadd64", _register(self._left(row)), at, stride)
+
+    def _load_columns(self, column: int, step: Expr) -> Stmt:
+        size = self.shape.step // self.shape.dot * LANES * 4
+        at = pointer(self.weight, (step * self.shape.column_tiles + column) * size)
+        return tile_call("tileloadd64", _register(self._right(column)), at, integer(64, "int64"))
+
+    def _left(self, row: int) -> int:
+        """The register of a tile of rows."""
+        return self.shape.sum_registers + row % self.shape.left_registers
+
+    def _right(self, column: int) -> int:
+        """The register of a tile of columns."""
+        shape = self.shape
+        return shape.sum_registers + shape.left_registers + column % shape.right_registers
 
 
-def _stores(
-    s: TileShape, sums: tirx.Buffer, epilogue: Epilogue, image: Expr, block: Expr, columns: Expr
-) -> Stmt:
-    width = s.extents[-1] if s.pitch else 0
+@dataclass(frozen=True)
+class _Stores:
+    """Takes the sums of one block through the epilogue, as vectors.
 
-    def tile(number: Expr) -> Stmt:
-        index = block * s.row_tiles + number
-        line, of_line = index // s.line_tiles, index % s.line_tiles
-        first = _first_row(s, of_line)
-        skipped = of_line * s.tile_rows - first if s.positions % s.tile_rows else 0
+    `image`, `block` and `columns` say which block it is.
+    """
+
+    shape: AmxShape
+    sums: tirx.Buffer
+    epilogue: Epilogue
+    image: Expr
+    block: Expr
+    columns: Expr
+
+    def nest(self) -> Stmt:
+        """The loop over the tiles of rows."""
+        return loop("tile", self.shape.row_tiles, self._tile)
+
+    def _tile(self, number: Expr) -> Stmt:
+        """The rows of one tile that no other tile stores, if it lies inside the image."""
+        shape = self.shape
+        index = self.block * shape.row_tiles + number
+        line, of_line = index // shape.line_tiles, index % shape.line_tiles
+        first = _first_row(shape, of_line)
+        skipped = of_line * shape.tile_rows - first if shape.positions % shape.tile_rows else 0
         nest = loop(
-            "row", s.tile_rows, lambda row: place(line, first + row, number * s.tile_rows + row),
+            "row", shape.tile_rows,
+            lambda row: self._position(line, first + row, number * shape.tile_rows + row),
             first=skipped,
         )  # fmt: skip
-        if s.lines * s.line_tiles % s.row_tiles == 0:
+        if shape.lines * shape.line_tiles % shape.row_tiles == 0:
             return nest
-        return tirx.IfThenElse(index < s.lines * s.line_tiles, nest, None)
+        return tirx.IfThenElse(index < shape.lines * shape.line_tiles, nest, None)
 
-    def place(line: Expr, position: Expr, row: Expr) -> Stmt:
-        if not s.pitch:
-            return row_of(_unfolded(s, image, line, position), row)
+    def _position(self, line: Expr, position: Expr, row: Expr) -> Stmt:
+        """One position of a line; columns that only padding fills are not stored."""
+        shape = self.shape
+        if not shape.pitch:
+            return self._row(_unfolded(shape, self.image, line, position), row)
         var, column = tirx.Var("line", "int32"), tirx.Var("column", "int32")
-        binds = [tirx.Bind(var, position // s.pitch), tirx.Bind(column, position % s.pitch)]
-        kept = tirx.IfThenElse(column < width, row_of([image, var, column], row), None)
+        binds = [tirx.Bind(var, position // shape.pitch), tirx.Bind(column, position % shape.pitch)]
+        stored = self._row([self.image, var, column], row)
+        kept = tirx.IfThenElse(column < shape.extents[-1], stored, None)
         return sequence([*binds, kept])
 
-    def row_of(index: list[Expr], row: Expr) -> Stmt:
-        def vector(at: int, lanes: int) -> Stmt:
-            return loop(
-                "lane", lanes,
-                lambda lane: epilogue.at(
-                    [*index, columns * s.block + at + lane], sums[row, at + lane]
-                ),
-                kind=tirx.ForKind.VECTORIZED,
-            )  # fmt: skip
-
-        def vectors(valid: int) -> Stmt:
-            return sequence([vector(at, min(LANES, valid - at)) for at in range(0, valid, LANES)])
-
-        rest = s.columns % s.block
+    def _row(self, index: list[Expr], row: Expr) -> Stmt:
+        """All columns of a row, of which the last block may have fewer."""
+        shape = self.shape
+        rest = shape.columns % shape.block
         if not rest:
-            return vectors(s.block)
-        if s.column_blocks == 1:
-            return vectors(rest)
-        whole = columns < s.column_blocks - 1
-        return tirx.IfThenElse(whole, vectors(s.block), vectors(rest))
+            return self._vectors(index, row, shape.block)
+        if shape.column_blocks == 1:
+            return self._vectors(index, row, rest)
+        whole = self.columns < shape.column_blocks - 1
+        return tirx.IfThenElse(
+            whole, self._vectors(index, row, shape.block), self._vectors(index, row, rest)
+        )
 
-    return loop("tile", s.row_tiles, tile)
+    def _vectors(self, index: list[Expr], row: Expr, valid: int) -> Stmt:
+        starts = range(0, valid, LANES)
+        return sequence([self._vector(index, row, at, min(LANES, valid - at)) for at in starts])
+
+    def _vector(self, index: list[Expr], row: Expr, at: int, lanes: int) -> Stmt:
+        return loop(
+            "lane", lanes,
+            lambda lane: self.epilogue.at(
+                [*index, self.columns * self.shape.block + at + lane], self.sums[row, at + lane]
+            ),
+            kind=tirx.ForKind.VECTORIZED,
+        )  # fmt: skip
 
 
-def _unfolded(s: TileShape, image: Expr, line: Expr, position: Expr) -> list[Expr]:
+def _unfolded(s: AmxShape, image: Expr, line: Expr, position: Expr) -> list[Expr]:
     """The output's row index of a position."""
     extents = s.extents
     if s.images > 1 or s.lines > 1:
@@ -219,7 +254,7 @@ def _unfolded(s: TileShape, image: Expr, line: Expr, position: Expr) -> list[Exp
     return index
 
 
-def _first_row(s: TileShape, tile: Expr) -> Expr:
+def _first_row(s: AmxShape, tile: Expr) -> Expr:
     """Where a tile of a line starts: the last one ends with the line."""
     if s.positions % s.tile_rows == 0:
         return tile * s.tile_rows

@@ -21,11 +21,11 @@ from lepton_tvm.kernels.matmul import MatmulShape, matmul, pack_matmul_weight
 from lepton_tvm.kernels.register_tile import (
     RegisterTile,
     choose_tile,
-    matrix_tiles,
+    mmla_tiles,
     ranked_tiles,
 )
 from lepton_tvm.kernels.winograd import WinogradShape, pack_winograd_weight, winograd_conv2d
-from lepton_tvm.passes.lower.kernels.packed_kernel import matrix_conv_kernel, matrix_kernel
+from lepton_tvm.passes.lower.kernels.packed_kernel import mmla_conv_kernel, mmla_kernel
 from lepton_tvm.passes.lower.legalize.legalize import _nearbyint
 from lepton_tvm.schedules.arm import RULES
 from lepton_tvm.schedules.base import Choices, Decided
@@ -84,13 +84,13 @@ def cases(target: Target) -> Iterator[Case]:
             yield _product(target, *product, dot, offset)
             if dot in (1, 4):
                 yield _product(target, *product, dot, offset, last=True)
-    if level.matrix:
+    if level.mmla:
         for product in (*PRODUCTS, ((2, 3), 8, 6), ((1, 6, 6), 40, 36)):
-            yield _matrix_product(target, *product)
-            yield _matrix_product(target, *product, last=True)
+            yield _mmla_product(target, *product)
+            yield _mmla_product(target, *product, last=True)
         for seed, window in enumerate(WINDOWS):
-            yield _matrix_conv(target, window, SIZES[seed % 4], seed)
-            yield _matrix_conv(target, window, _DEEP[seed % 3], seed + 1, last=True)
+            yield _mmla_conv(target, window, SIZES[seed % 4], seed)
+            yield _mmla_conv(target, window, _DEEP[seed % 3], seed + 1, last=True)
     for layer in ("7x7 stride 2", "3x3 asymmetric", "5x3 dilated"):
         yield _first_layer(target, layer, 1, 0)
         if level.dot4:
@@ -169,13 +169,13 @@ def _product(
     )  # fmt: skip
 
 
-def _matrix_product(
+def _mmla_product(
     target: Target, leading: tuple[int, ...], depth: int, columns: int, last: bool = False
 ) -> Case:
     """With the default tile and choices, or the last tile and other choices."""
-    tile = matrix_tiles(int(np.prod(leading)), columns, target.level)[-1 if last else 0]
+    tile = mmla_tiles(int(np.prod(leading)), columns, target.level)[-1 if last else 0]
     x, w = values(depth, True, (*leading, depth), (depth, columns))
-    made = matrix_kernel(w, leading, tile)
+    made = mmla_kernel(w, leading, tile)
     return _made(
         target, f"matrix {leading} {depth} {columns} {last}", "arm.matrix_matmul",
         lambda a, b: made.kernel(a, b, made.shape, tile), (x, made.packed),
@@ -183,19 +183,19 @@ def _matrix_product(
     )  # fmt: skip
 
 
-def _matrix_conv(
+def _mmla_conv(
     target: Target, window: str, size: tuple[int, ...], seed: int, last: bool = False
 ) -> Case:
-    """As `_matrix_product`."""
+    """As `_mmla_product`."""
     shape, _ = case(window, size, target.level, 4, 1)
-    tiles = matrix_tiles(shape.out_width, shape.out_channels, target.level, pair_loads=1)
+    tiles = mmla_tiles(shape.out_width, shape.out_channels, target.level, pair_loads=1)
     tile = tiles[-1 if last else 0]
     x, w = values(
         seed, True,
         (shape.batch, shape.height, shape.width, shape.channels),
         (*shape.kernel, shape.channels, shape.out_channels),
     )  # fmt: skip
-    made = matrix_conv_kernel(w, shape, tile)
+    made = mmla_conv_kernel(w, shape, tile)
     return _made(
         target, f"matrix conv {window} {size} {last}", "arm.matrix_conv2d",
         lambda a, b: made.kernel(a, b, made.shape, tile), (x, made.packed),

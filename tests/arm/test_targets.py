@@ -19,7 +19,7 @@ from lepton_tvm.kernels.register_tile import ranked_tiles, row_candidates
 from lepton_tvm.runtime.loader import check_machine
 from lepton_tvm.targets import Target, parse_target
 from lepton_tvm.targets.arm import CPUS, LEVELS, best_level
-from tests.arm.cases import Case, _conv, _matrix_conv, cases
+from tests.arm.cases import Case, _conv, _mmla_conv, cases
 from tests.support.conv2d_cases import WINDOWS, case
 from tools.arm_cost import hot_block, multiply_adds
 
@@ -136,7 +136,7 @@ def test_3x3_filters_take_half_the_instructions_with_the_matrix_instruction(
     """Products per instruction of the innermost loop; a table of them is in docs/arm.md."""
     target = parse_target("arm:i8mm")
     plain = _innermost(_conv(target, "3x3 same", size, 4, 1, 0, 0), target)
-    matrix = _innermost(_matrix_conv(target, "3x3 same", size, 0), target)
+    matrix = _innermost(_mmla_conv(target, "3x3 same", size, 0), target)
     assert matrix.count("usmmla") >= 14
     assert "[sp" not in matrix
     assert not re.search(r"^(mov|dup|ins|zip\d)\tv", matrix, re.M)
@@ -154,9 +154,9 @@ def test_convolutions_take_the_matrix_instruction_where_it_multiplies_less() -> 
     def matrix(size: tuple[int, ...], window: str = "3x3 same") -> list[bool]:
         shape, _ = case(window, size, i8mm, 4, 1)
         tiles = ranked_tiles(shape.out_width, shape.out_channels, i8mm, 4)
-        plans = conv_plans(shape, tiles, i8mm, 1, winograd=True, matrix=True)
+        plans = conv_plans(shape, tiles, i8mm, 1, winograd=True, mmla=True)
         assert len({tuple(p.decisions.items()) for p in plans}) == len(plans)
-        return [p.matrix for p in plans]
+        return [p.mmla for p in plans]
 
     for size in ((1, 56, 56, 64, 64), (1, 14, 14, 256, 256)):
         for window in WINDOWS:
@@ -175,7 +175,7 @@ def test_the_matrix_instruction_is_the_default_where_it_takes_fewer_instructions
 
     def matrix(rows: int, depth: int, columns: int) -> list[bool]:
         tiles = ranked_tiles(rows, columns, i8mm, 4)
-        return [p.matrix for p in product_plans(rows, depth, columns, tiles, i8mm)]
+        return [p.mmla for p in product_plans(rows, depth, columns, tiles, i8mm)]
 
     assert not any(matrix(1, 64, 1000))
     for shape in ((2, 64, 1000), (49, 320, 1280), (3136, 24, 96), (49, 12, 128)):
@@ -187,7 +187,7 @@ def test_the_matrix_instruction_is_the_default_where_it_takes_fewer_instructions
     made = product_plans(2, 64, 1000, ranked_tiles(2, 1000, i8mm, 4), i8mm)
     assert len({tuple(p.decisions.items()) for p in made}) == len(made)
     assert made[0].decisions["matrix"] == 1
-    assert all(p.tile.rows % 2 == 0 for p in made if p.matrix)
+    assert all(p.tile.rows % 2 == 0 for p in made if p.mmla)
 
 
 def test_tiles_leave_room_for_the_halves_of_weights() -> None:

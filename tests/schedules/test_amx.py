@@ -18,7 +18,7 @@ from tvm import te
 
 from lepton_tvm.ir.graph import Array
 from lepton_tvm.kernels.amx_plan import conv2d_geometries, plan_conv2d, plan_matmul, tilings
-from lepton_tvm.kernels.amx_tiles import TILES, TileShape, pack_tile_weight, tile_product
+from lepton_tvm.kernels.amx_tiles import TILES, AmxShape, pack_tile_weight, tile_product
 from lepton_tvm.kernels.conv2d import ConvShape
 from lepton_tvm.runtime.threads import run_with_threads
 from lepton_tvm.schedules.base import Choices, Defaults
@@ -56,10 +56,10 @@ def data(dot: int, x: Sequence[int], w: Sequence[int]) -> tuple[Array, Array]:
 
 
 def check(
-    shape: TileShape, kernel: str, x: Array, w: Array, want: Array, choices: Choices | None = None
+    shape: AmxShape, kernel: str, x: Array, w: Array, want: Array, choices: Choices | None = None
 ) -> None:
     taps = w.reshape(*shape.taps, shape.depth, shape.columns)
-    assert TileShape.from_json(shape.to_json()) == shape
+    assert AmxShape.from_json(shape.to_json()) == shape
     used = shape.sum_registers + shape.left_registers + shape.right_registers
     assert used <= TILES
     got = run_kernel(
@@ -72,7 +72,7 @@ def check(
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
 
 
-def check_convolution(s: ConvShape, shapes: Sequence[TileShape]) -> None:
+def check_convolution(s: ConvShape, shapes: Sequence[AmxShape]) -> None:
     x, w = data(
         s.dot, (s.batch, s.height, s.width, s.channels), (*s.kernel, s.channels, s.out_channels)
     )

@@ -10,8 +10,8 @@ from lepton_tvm.ir.graph import Array, Expr
 from lepton_tvm.kernels.conv2d import ConvShape, pack_conv2d_weight
 from lepton_tvm.kernels.image import Image, image_conv2d, pack_image
 from lepton_tvm.kernels.matmul import MatmulShape, pack_matmul_weight
-from lepton_tvm.kernels.mmla_conv2d import matrix_conv2d
-from lepton_tvm.kernels.mmla_matmul import MATRIX_DEPTH, matrix_matmul
+from lepton_tvm.kernels.mmla_conv2d import mmla_conv2d
+from lepton_tvm.kernels.mmla_matmul import MMLA_DEPTH, mmla_matmul
 from lepton_tvm.kernels.register_tile import RegisterTile
 from lepton_tvm.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from lepton_tvm.kernels.winograd_plan import WinogradPlan
@@ -19,8 +19,8 @@ from lepton_tvm.kernels.winograd_plan import WinogradPlan
 __all__ = [
     "PackedKernel",
     "first_layer_kernel",
-    "matrix_conv_kernel",
-    "matrix_kernel",
+    "mmla_conv_kernel",
+    "mmla_kernel",
     "winograd_kernel",
 ]
 
@@ -65,17 +65,15 @@ def winograd_kernel(weight: Array, plan: WinogradPlan) -> PackedKernel:
     return PackedKernel("winograd_conv2d", kernel, plan.shape.conv, plan.tile, packed)
 
 
-def matrix_kernel(weight: Array, leading: tuple[int, ...], tile: RegisterTile) -> PackedKernel:
+def mmla_kernel(weight: Array, leading: tuple[int, ...], tile: RegisterTile) -> PackedKernel:
     """The product with int8 `weight` [depth, columns] by a matrix instruction."""
     depth, columns = weight.shape
-    shape = MatmulShape(
-        leading, depth, columns, MATRIX_DEPTH, tile.rows, tile.channels, matrix=True
-    )
+    shape = MatmulShape(leading, depth, columns, MMLA_DEPTH, tile.rows, tile.channels, mmla=True)
     packed = pack_matmul_weight(weight, shape)
-    return PackedKernel("matmul", matrix_matmul, shape, tile, packed)
+    return PackedKernel("matmul", mmla_matmul, shape, tile, packed)
 
 
-def matrix_conv_kernel(weight: Array, conv: ConvShape, tile: RegisterTile) -> PackedKernel:
+def mmla_conv_kernel(weight: Array, conv: ConvShape, tile: RegisterTile) -> PackedKernel:
     """The convolution `conv` without groups, with int8 HWIO `weight`, by a matrix instruction."""
-    shape = replace(conv, dot=MATRIX_DEPTH, rows=tile.rows, block=tile.channels, matrix=True)
-    return PackedKernel("conv2d", matrix_conv2d, shape, tile, pack_conv2d_weight(weight, shape))
+    shape = replace(conv, dot=MMLA_DEPTH, rows=tile.rows, block=tile.channels, mmla=True)
+    return PackedKernel("conv2d", mmla_conv2d, shape, tile, pack_conv2d_weight(weight, shape))

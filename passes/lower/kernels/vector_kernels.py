@@ -18,8 +18,8 @@ from lepton_tvm.kernels.register_tile import RegisterTile, channel_tiles, ranked
 from lepton_tvm.passes.lower.kernels.packed_kernel import (
     PackedKernel,
     first_layer_kernel,
-    matrix_conv_kernel,
-    matrix_kernel,
+    mmla_conv_kernel,
+    mmla_kernel,
     winograd_kernel,
 )
 from lepton_tvm.targets import Level, Target
@@ -53,12 +53,12 @@ class CpuKernels:
         def made(dot: int) -> PackedKernel:
             tiles = self._tiles(rows, columns, weight, dot, depth * weight.itemsize)
             plans = [KernelPlan(tile) for tile in tiles]
-            if self._isa.matrix and weight.dtype == INT8.weight:
+            if self._isa.mmla and weight.dtype == INT8.weight:
                 plans = product_plans(rows, depth, columns, tiles, self._isa)
             plan = self.choose(plans)
             tile = plan.tile
-            if plan.matrix:
-                return matrix_kernel(weight, leading, tile)
+            if plan.mmla:
+                return mmla_kernel(weight, leading, tile)
             shape = MatmulShape(
                 leading, depth, columns, dot, tile.rows, tile.channels,
                 weight.dtype == BFLOAT16.weight, self._offset(dot, weight),
@@ -75,8 +75,8 @@ class CpuKernels:
         def made(dot: int) -> PackedKernel:
             plan = self.choose(self._conv_plans(weight, plain, dot, depthwise))
             tile = plan.tile
-            if plan.matrix:
-                return matrix_conv_kernel(weight, plain, tile)
+            if plan.mmla:
+                return mmla_conv_kernel(weight, plain, tile)
             if plan.winograd is not None:
                 return winograd_kernel(weight, plan.winograd)
             offset = self._offset(dot, weight)
@@ -114,7 +114,7 @@ class CpuKernels:
             self.target.cores,
             # where there are tile registers, what they leave is too small for transforms
             winograd=self.winograd and not (plain.bfloat16 and self._isa.amx),
-            matrix=self._isa.matrix and weight.dtype == INT8.weight and plain.groups == 1,
+            mmla=self._isa.mmla and weight.dtype == INT8.weight and plain.groups == 1,
         )
 
     def _tiles(
