@@ -65,13 +65,7 @@ def compress(
     """
     if not isinstance(model, Model):
         raise InputError(f"compress takes a Model (see load_model), found {type(model).__name__}")
-    if method in _OLD_NAMES:
-        new = _OLD_NAMES[method]
-        text = f"method={method!r} is an old name: write method={new!r}"
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
-        method = new
-    if method not in METHODS:
-        raise InputError(f"unknown compression method '{method}'; known: {', '.join(METHODS)}")
+    method = _known_method(method)
     if model.is_quantized:
         raise InputError(
             f"model '{model.name}' is quantized already; compress the float model first, "
@@ -98,6 +92,17 @@ def compress(
             f"it takes {', '.join(chosen.options)}"
         )
     return chosen.apply(model, given)
+
+
+def _known_method(name: str) -> str:
+    """The present name of a method; an old one gives a warning at the caller of `compress`."""
+    if name in _OLD_NAMES:
+        text = f"method={name!r} is an old name: write method={_OLD_NAMES[name]!r}"
+        warnings.warn(text, DeprecationWarning, stacklevel=3)
+        return _OLD_NAMES[name]
+    if name not in METHODS:
+        raise InputError(f"unknown compression method '{name}'; known: {', '.join(METHODS)}")
+    return name
 
 
 @dataclass(frozen=True)

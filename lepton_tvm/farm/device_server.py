@@ -7,7 +7,6 @@ crashed, when its time is over or when its client is gone, and serves the next.
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import select
@@ -23,10 +22,11 @@ from typing import Any
 from lepton_tvm.errors import DeviceError, InputError, TrialError
 from lepton_tvm.farm import rpc_wire as wire
 from lepton_tvm.farm.device_session import MakeHandler, run_session
+from lepton_tvm.farm.listening import listen
 from lepton_tvm.farm.tracker_client import Address, Tracker
 from lepton_tvm.workers.scratch_folders import Scratch
 
-__all__ = ["Server", "is_loopback", "listen"]
+__all__ = ["Server"]
 
 _PORTS = range(9090, 9200)
 _PING_S = 2.0
@@ -235,33 +235,6 @@ class Server:
             code = 0
         finally:
             os._exit(code)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine can reach what listens on `host`."""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
-
-
-def listen(host: str, ports: Sequence[int]) -> socket.socket:
-    """A listening socket on the first of `ports` that is free. Raises InputError."""
-    problem: OSError | None = None
-    for number in ports:
-        try:
-            family = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][0]
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as e:
-            raise InputError(f"cannot listen on {host!r}: {e}") from e
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, number))
-            sock.listen(16)
-            return sock
-        except OSError as e:
-            sock.close()
-            problem = e
-    asked = f"port {ports[0]}" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]}"
-    other = "--host" if problem and problem.errno == errno.EADDRNOTAVAIL else "--port"
-    raise InputError(f"cannot listen on {host}, {asked}: {problem}; name another with {other}")
 
 
 def _watch(pid: int, client: _Client) -> tuple[str, bool]:

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lepton_tvm.errors import DeviceError, InputError, TargetError
-from lepton_tvm.farm.device_server import Server, is_loopback
+from lepton_tvm.farm.device_server import Server
 from lepton_tvm.farm.device_session import MakeHandler
+from lepton_tvm.farm.listening import is_loopback
 from lepton_tvm.farm.rpc_wire import own_version
 from lepton_tvm.farm.tracker_client import parse_address
 from lepton_tvm.measure.machine import this_machine

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from lepton_tvm.farm.device_server import is_loopback, listen
+from lepton_tvm.farm.listening import is_loopback, listen
 
 __all__ = ["FIRST_PORT", "serve_tracker"]
 

@@ -16,7 +16,8 @@ from lepton_tvm.errors import DeviceError, InputError
 from lepton_tvm.farm import DeviceAddress, DeviceSession
 from lepton_tvm.farm import rpc_wire as wire
 from lepton_tvm.farm.device_client import DeviceLost
-from lepton_tvm.farm.device_server import Server, is_loopback
+from lepton_tvm.farm.device_server import Server
+from lepton_tvm.farm.listening import is_loopback
 from lepton_tvm.farm.session_files import SessionFiles
 from lepton_tvm.measure import this_machine
 from tests.support import device_kernels as kernels
