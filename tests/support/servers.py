@@ -156,3 +156,8 @@ def devices(
         for each in made:
             each.wait_for("offered")
         yield made
+
+
+def where(tracker: Running) -> tuple[str, int]:
+    """Host and port of a tracker."""
+    return "127.0.0.1", tracker.port
