@@ -61,7 +61,7 @@ class Chain:
 
 
 def _chains(isa: Isa) -> tuple[Chain, ...]:
-    floats = "mul+add" if isa.name == "sse" else "fma"
+    floats = "fma" if "fma" in isa.flags else "mul+add"
     lanes = isa.lanes
     return (
         Chain(floats, "float32", isa.name, lanes, 1, "float32"),
