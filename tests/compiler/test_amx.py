@@ -133,7 +133,7 @@ import numpy as np, sys
 from lepton_tvm import runtime
 from lepton_tvm.runtime import loader
 from lepton_tvm.targets import ISAS
-from tests.schedules import emulator
+from tests.support import isa_emulator as emulator
 assert emulator.library().emulator_answer_permission(1) == 0
 loader.cpu_flags = lambda: frozenset(ISAS["amx"].flags)
 net = runtime.load(sys.argv[1])

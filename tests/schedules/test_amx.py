@@ -193,7 +193,7 @@ def test_a_configuration_of_the_programs_own_is_released() -> None:
 _REFUSED = """
 import numpy as np
 from lepton_tvm.kernels.amx_plan import plan_matmul
-from tests.schedules import emulator
+from tests.support import isa_emulator as emulator
 from tests.schedules.test_amx import check
 assert emulator.library().emulator_answer_permission(1) == 0
 x, w = np.ones((16, 64), np.uint8), np.ones((64, 16), np.int8)

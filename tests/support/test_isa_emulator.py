@@ -112,7 +112,7 @@ def test_vector_dot_equals_numpy(wide: bool) -> None:
 
 
 _ALONE = """
-    from tests.schedules import emulator
+    from tests.support import isa_emulator as emulator
     from tests.support.assembly import *
     assert emulator.prepare("amx") is None
     config = configuration(16, 64, 16)
