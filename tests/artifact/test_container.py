@@ -15,22 +15,9 @@ from lepton_tvm import artifact
 from lepton_tvm.artifact.container import MAGIC, pack
 from lepton_tvm.errors import ArtifactError
 from tests.support import toy_artifact as toy
+from tests.support.manifests import manifest
 
 CODE = b"\x7fELF" + bytes(range(256)) * 4
-
-
-def manifest(**changes: Any) -> dict[str, Any]:
-    fields = {
-        "name": "toy",
-        "precision": "float32",
-        "inputs": [{"name": "x", "shape": (1, 2), "dtype": "float32"}],
-        "outputs": [{"name": "y", "shape": (1,), "dtype": "float32"}],
-        "target": "x86:avx2",
-        "isa": "avx2",
-        "cpu_features": ["fma", "avx2"],
-        "source_sha256": "0" * 64,
-    }
-    return artifact.Manifest(**{**fields, **changes}).to_json()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from lepton_tvm.artifact import writer
 from lepton_tvm.errors import ArtifactError
 from tests.support import toy_artifact as toy
+from tests.support.manifests import manifest
 
 
 def test_toy_is_small_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     compiler.write_text("#!/bin/sh\necho 'no space left, says mycc' >&2; exit 3\n")
     compiler.chmod(0o755)
     with pytest.raises(ArtifactError, match=r"mycc could not link .* no space left, says mycc"):
-        writer.save(toy.dense()[0], tmp_path / "model.so", _manifest(), cc=str(compiler))
+        writer.save(toy.dense()[0], tmp_path / "model.so", manifest(), cc=str(compiler))
 
 
 def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,10 +77,4 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
             raise RuntimeError("nothing to export")
 
     with pytest.raises(ArtifactError, match="cannot be exported: nothing to export"):
-        writer.save(Broken(), tmp_path / "model.so", _manifest())
-
-
-def _manifest() -> dict[str, Any]:
-    from tests.artifact.test_container import manifest
-
-    return manifest()
+        writer.save(Broken(), tmp_path / "model.so", manifest())

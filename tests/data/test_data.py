@@ -58,7 +58,11 @@ def fails() -> None:
         {"x": ROWS.astype(np.float64)},
         {"x": ROWS.astype(np.float16)},
     ],
-)
+    ids=[
+        "array", "dict", "dict of lists", "list of arrays", "list of dicts", "generator",
+        "name of a function", "name of a generator", "function", "float64", "float16",
+    ],
+)  # fmt: skip
 def test_every_form_gives_the_same_samples(spec: Any) -> None:
     samples = as_samples(spec, ONE)
     assert values(samples) == EXPECTED
@@ -124,6 +128,7 @@ def test_no_labels_is_none() -> None:
 @pytest.mark.parametrize(
     ("changed", "differs"),
     [(ROWS + 1, True), (ROWS[:4], True), (ROWS.astype(np.float64), False), (ROWS[::-1], True)],
+    ids=["other values", "fewer rows", "wider type", "other order"],
 )
 def test_the_fingerprint_is_of_the_content(changed: Any, differs: bool) -> None:
     made = as_samples(changed, ONE).fingerprint
@@ -167,6 +172,34 @@ def test_int32_widens_and_values_that_do_not_fit_are_refused() -> None:
         (f"{__name__}:no_such", "has no function 'no_such'"),
         (f"{__name__}:returns_nothing", "the data function returned NoneType"),
         (f"{__name__}:fails", "the data function fails failed with KeyError: 'boom'"),
+    ],
+    ids=[
+        "nothing",
+        "empty list",
+        "empty iterator",
+        "empty dict",
+        "no rows",
+        "rows left over",
+        "another input",
+        "one input too many",
+        "rows differ",
+        "single number",
+        "wrong rows in a list",
+        "wrong rows later",
+        "integers",
+        "complex",
+        "text",
+        "NaN",
+        "infinite",
+        "too large",
+        "numbers in a list",
+        "a number",
+        "another file type",
+        "no such file",
+        "no such module",
+        "no such function",
+        "function returns nothing",
+        "function fails",
     ],
 )
 def test_bad_data_is_refused(spec: Any, message: str) -> None:
